@@ -1,0 +1,55 @@
+# Every target installs what it needs into .venv and reuses it while pyproject.toml is unchanged.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo test lint format clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Create .venv and install everything (a few minutes, about 7 GB, once)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "xpt needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=python3.11 or later."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "python3 has no venv module: sudo apt-get install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV): PyTorch, DeepSpeed, DALI and the rest, about 7 GB, a few minutes, once."
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[dev]'
+	@touch $@
+
+# Two ranks on a CPU; on a machine with GPUs one per GPU, two at most.
+DEMO_RANKS = $(shell $(BIN)/python -c 'import torch; print(min(2, torch.cuda.device_count() or 2))')
+
+demo: install  ## From nothing to a pretrained encoder and its pictures, in under 8 minutes
+	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
+	xpt-shards phantom demo/archive --patients 80 --seed 1
+	@echo; echo "2. The archive becomes shards: read, windowed, letterboxed, de-identified, split by patient."
+	xpt-shards build demo/archive --meta demo/archive/metadata.csv --contour masks:demo/archive/masks \
+		--shard-size 32 --out demo/shards
+	@echo; echo "3. Every byte, picture and count of the shards is checked."
+	xpt-shards verify demo/shards
+	xpt-shards preview demo/shards --out demo/shards.png
+	@echo; echo "4. A small masked autoencoder learns from them on $(DEMO_RANKS) ranks, with ZeRO 2."
+	OMP_NUM_THREADS=1 deepspeed --num_gpus $(DEMO_RANKS) xpt/train.py --preset demo \
+		--ds_config ds_configs/zero2.json --data.path demo/shards --run_dir demo/run
+	@python -m xpt.summary demo/run
+
+test: install  ## Run the tests (ARGS="-k order" narrows them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: install  ## Let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## Remove the demo and caches; .venv and runs stay
+	rm -rf demo build .pytest_cache .ruff_cache

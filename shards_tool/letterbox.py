@@ -1,0 +1,79 @@
+"""Any picture onto a square canvas: aspect kept, centred, padded with 0."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from shards_tool.film import Grey
+from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, CONTOUR_OUTSIDE, CONTOUR_SCALE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """Content inside the canvas, in pixels; bottom and right are exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    def as_tuple(self) -> tuple[int, int, int, int]:
+        return self.top, self.left, self.bottom, self.right
+
+
+def content_box(height: int, width: int, side: int) -> Box:
+    """Where a picture of this size lies on a square of `side` pixels."""
+    longest = max(height, width)
+    # Whole-number rounding, so that the result does not depend on the machine's floats.
+    box_height = max(1, (2 * height * side + longest) // (2 * longest))
+    box_width = max(1, (2 * width * side + longest) // (2 * longest))
+    top, left = (side - box_height) // 2, (side - box_width) // 2
+    return Box(top=top, left=left, bottom=top + box_height, right=left + box_width)
+
+
+def letterbox(pixels_HW: Grey, side: int) -> tuple[Grey, Box]:
+    """Resize to the square: by area when shrinking (no aliasing), bicubic when growing. Keeps the dtype."""
+    height, width = pixels_HW.shape
+    box = content_box(height, width, side)
+    method = cv2.INTER_AREA if box.height < height or box.width < width else cv2.INTER_CUBIC
+    canvas = np.zeros((side, side), dtype=pixels_HW.dtype)
+    canvas[box.top : box.bottom, box.left : box.right] = (
+        cv2.resize(pixels_HW, (box.width, box.height), interpolation=method)
+        if (box.height, box.width) != (height, width)
+        else pixels_HW
+    )
+    return canvas, box
+
+
+def letterbox_contour(mask_HW: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """The contour picture, 1/8 of the side: the same transform, then the majority in each 8 x 8 block.
+
+    Lung counts as chest: a block is lung where lung covers half of it, else chest where chest and
+    lung together do.
+    """
+    height, width = mask_HW.shape
+    box = content_box(height, width, side)
+    resized = cv2.resize(mask_HW, (box.width, box.height), interpolation=cv2.INTER_NEAREST_EXACT)
+    canvas = np.full((side, side), CONTOUR_OUTSIDE, dtype=np.uint8)
+    canvas[box.top : box.bottom, box.left : box.right] = resized
+    contour = np.full((side // CONTOUR_SCALE,) * 2, CONTOUR_OUTSIDE, dtype=np.uint8)
+    contour[_covers_half(canvas >= CONTOUR_CHEST)] = CONTOUR_CHEST
+    contour[_covers_half(canvas == CONTOUR_LUNG)] = CONTOUR_LUNG
+    return contour
+
+
+def _covers_half(is_region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether 32 or more of the 64 pixels in each block are True."""
+    small = is_region.shape[0] // CONTOUR_SCALE
+    share = cv2.resize(is_region.view(np.uint8) * np.uint8(128), (small, small), interpolation=cv2.INTER_AREA)
+    return share >= 64

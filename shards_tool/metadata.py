@@ -1,0 +1,165 @@
+"""Tables beside the films: patient, view, age, sex, labels and reports, one row per file."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FILE_COLUMN = "file"
+PLAIN_COLUMNS = ("patient", "study", "view", "sex", "age", "labels")
+REPORT_COLUMNS = {"report_en": "en", "report_zh": "zh"}
+LABEL_PREFIX = "label:"
+
+_VIEWS = {
+    "PA": "PA",
+    "AP": "AP",
+    "AP SUPINE": "AP",
+    "AP ERECT": "AP",
+    "AP PORTABLE": "AP",
+    "L": "LATERAL",
+    "LL": "LATERAL",
+    "RL": "LATERAL",
+    "LLAT": "LATERAL",
+    "RLAT": "LATERAL",
+    "LAT": "LATERAL",
+    "LATERAL": "LATERAL",
+}
+_SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O", "OTHER": "O"}
+_AGE = re.compile(r"0*(\d{1,3})(?:\.\d+)?\s*([YMWD]?)", re.IGNORECASE)
+_MAX_AGE = 130
+_UNIT_PER_YEAR = {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}
+
+
+def clean_view(value: str) -> str:
+    """ "PA", "AP", "LATERAL" or "" for anything else."""
+    return _VIEWS.get(value.strip().upper(), "")
+
+
+def clean_sex(value: str) -> str:
+    """ "F", "M", "O" or "" for anything else."""
+    return _SEXES.get(value.strip().upper(), "")
+
+
+def clean_age(value: str) -> int | None:
+    """Whole years from "62", "62.5" or DICOM's "062Y", "018M"; None for anything else."""
+    match = _AGE.fullmatch(value.strip())
+    if match is None:
+        return None
+    years = int(match[1]) // _UNIT_PER_YEAR[match[2].upper()]
+    return years if years <= _MAX_AGE else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaRow:
+    """What a table says about one file; "" and None where it says nothing."""
+
+    patient: str = ""
+    study: str = ""
+    view: str = ""
+    sex: str = ""
+    age: int | None = None
+    labels: dict[str, float] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=dict)
+
+    def merged(self, later: "MetaRow") -> "MetaRow":
+        """Both tables' content; the later one wins where both speak."""
+        return MetaRow(
+            patient=later.patient or self.patient,
+            study=later.study or self.study,
+            view=later.view or self.view,
+            sex=later.sex or self.sex,
+            age=self.age if later.age is None else later.age,
+            labels=self.labels | later.labels,
+            reports=self.reports | later.reports,
+        )
+
+
+def read_table(path: Path) -> Iterator[tuple[str, MetaRow]]:
+    """Rows of a CSV, TSV, JSON (a list of objects) or JSONL table, with the file that each is about.
+
+    Raises:
+        ValueError: no such file, unknown suffix, no `file` column, or a value that is no label.
+    """
+    if not path.is_file():
+        raise ValueError(f"--meta {path}: no such file")
+    for number, row in enumerate(_raw_rows(path), start=1):
+        file = row.get(FILE_COLUMN)
+        if not isinstance(file, str) or not file:
+            raise ValueError(
+                f"{path}, row {number}: no '{FILE_COLUMN}'; it has {', '.join(map(str, row)) or 'nothing'}"
+            )
+        try:
+            yield file, _meta_row(row)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+
+
+def known_column(name: str) -> bool:
+    return name in (FILE_COLUMN, *PLAIN_COLUMNS, *REPORT_COLUMNS) or name.startswith(LABEL_PREFIX)
+
+
+def _raw_rows(path: Path) -> Iterator[dict[str, object]]:
+    suffix = path.suffix.lower()
+    # utf-8-sig: spreadsheets begin with a byte order mark, which would join the first column name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            if suffix in (".csv", ".tsv"):
+                csv.field_size_limit(
+                    2**24
+                )  # a report is longer than csv's default of 128 KiB only if it is broken
+                for row in csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","):
+                    yield {**row}
+            elif suffix == ".jsonl":
+                for line in file:
+                    if line.strip():
+                        yield _object(json.loads(line))
+            elif suffix == ".json":
+                content = json.load(file)
+                if not isinstance(content, list):
+                    raise ValueError("wanted a list of objects")
+                yield from map(_object, content)
+            else:
+                raise ValueError("wanted a .csv, .tsv, .json or .jsonl file")
+        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _object(row: object) -> dict[str, object]:
+    if not isinstance(row, dict):
+        raise ValueError(f"wanted an object per row, got {type(row).__name__}")
+    return row
+
+
+def _meta_row(row: dict[str, object]) -> MetaRow:
+    def text(name: str) -> str:
+        value = row.get(name)
+        # JSON can spell half a surrogate pair, which no file can hold.
+        return "" if value is None else str(value).encode("utf-8", "replace").decode().strip()
+
+    names = row.get("labels")
+    if isinstance(names, str):
+        names = names.split("|")
+    labels = (
+        {str(name).strip(): 1.0 for name in names if str(name).strip()} if isinstance(names, list) else {}
+    )
+    # csv puts what is too much in a row under None.
+    for column in [column for column in row if isinstance(column, str) and column.startswith(LABEL_PREFIX)]:
+        if text(column):
+            labels[column.removeprefix(LABEL_PREFIX)] = _label(column, text(column))
+    return MetaRow(
+        patient=text("patient"),
+        study=text("study"),
+        view=clean_view(text("view")),
+        sex=clean_sex(text("sex")),
+        age=clean_age(text("age")),
+        labels=labels,
+        reports={language: text(column) for column, language in REPORT_COLUMNS.items() if text(column)},
+    )
+
+
+def _label(column: str, value: str) -> float:
+    if value not in ("0", "1", "-1", "0.0", "1.0", "-1.0"):
+        raise ValueError(f"{column} is {value!r}; wanted 1 (present), 0 (absent), -1 (uncertain) or nothing")
+    return float(value)

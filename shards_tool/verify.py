@@ -1,0 +1,353 @@
+"""Checking a data set against its own manifest, index and format: every byte, every picture, every count."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards_tool.progress import progress_bar
+from shards_tool.schema import (
+    CONTOUR_CHEST,
+    CONTOUR_LUNG,
+    CONTOUR_OUTSIDE,
+    CONTOUR_SCALE,
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_DTYPE,
+    MANIFEST,
+    QUARANTINE,
+    SAMPLES,
+    SPLITS,
+    validate_record,
+)
+from shards_tool.shard import index_entry
+from shards_tool.tables import file_sha256, sample_table
+from shards_tool.tar import Member, idx_text
+from shards_tool.workers import Died, Step, cpu_count, run_tasks
+
+MAX_SHOWN = 20
+"""Faults kept per shard: a shard of another build would otherwise fill pages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    where: str
+    """File relative to the data set."""
+    key: str
+    """Of the sample, or ""."""
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """What a worker needs to check one shard."""
+
+    root: Path
+    split: str
+    name: str
+    number: int
+    samples: int
+    bytes: int
+    sha256: str
+    first_row: int
+    """Of its samples in the split's index."""
+    row_group: int
+    """Of its samples in the samples table."""
+    side: int
+    format: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    faults: list[Fault]
+    splits: dict[str, dict[str, int]]
+    """For each split: shards, samples, bytes, faults."""
+
+
+def verify(root: Path, *, workers: int | None = None) -> Verdict:
+    """Check a data set completely.
+
+    Raises:
+        ValueError: there is no data set of this format version to check.
+    """
+    manifest = read_manifest(root)
+    faults = [
+        *_check_tables(root, manifest),
+        *_check_counts(manifest),
+        *_check_strays(root, manifest),
+    ]
+    checks = _shard_checks(root, manifest)
+    with progress_bar("verify", total=sum(check.samples for check in checks)) as bar:
+        tasks = run_tasks(
+            check_shard, checks, workers=workers if workers is not None else cpu_count(), on_step=bar.advance
+        )
+        for check, result in tasks:
+            if isinstance(result, Died):
+                what = f"decoding it ended a worker (exit code {result.exit_code})"
+                result = [Fault(where=f"{check.split}/{check.name}", key=result.item, what=what)]
+            faults.extend(result)
+            bar.note(f"{len(faults)} faults" if faults else "")
+    faults += _check_patients(root)
+    faults.sort(key=dataclasses.astuple)
+    splits = {}
+    for split in SPLITS:
+        shards = manifest["splits"][split]["shards"]
+        splits[split] = {
+            "shards": len(shards),
+            "samples": sum(shard["samples"] for shard in shards),
+            "bytes": sum(shard["bytes"] for shard in shards),
+            "faults": sum(fault.where.startswith(f"{split}/") for fault in faults),
+        }
+    return Verdict(faults=faults, splits=splits)
+
+
+def read_manifest(root: Path) -> dict:
+    """The manifest of a data set.
+
+    Raises:
+        ValueError: no folder, no or a damaged manifest, another format version.
+    """
+    path = root / MANIFEST
+    if not path.is_file():
+        state = "an unfinished build: run its command again" if (root / ".build").is_dir() else "no data set"
+        raise ValueError(f"{root} has no {MANIFEST}: it is {state}")
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = manifest["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}; this program reads version {FORMAT_VERSION}")
+        for split in SPLITS:
+            for shard in manifest["splits"][split]["shards"]:
+                assert shard["name"].startswith("shard-") and "/" not in shard["name"]
+                assert shard["samples"] > 0 and shard["bytes"] > 0 and len(shard["sha256"]) == 64
+        assert manifest["settings"]["side"] > 0 and manifest["counts"] and manifest["tables"]
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{path} is damaged: {error or 'a value is out of range'}") from error
+    return manifest
+
+
+def _shard_checks(root: Path, manifest: dict) -> list[ShardCheck]:
+    checks = []
+    for split in SPLITS:
+        first_row = 0
+        for shard in manifest["splits"][split]["shards"]:
+            check = ShardCheck(
+                root=root,
+                split=split,
+                number=int(shard["name"][6:-4]),
+                first_row=first_row,
+                row_group=len(checks),
+                side=manifest["settings"]["side"],
+                format=manifest["settings"]["format"],
+                **shard,
+            )
+            checks.append(check)
+            first_row += shard["samples"]
+    return checks
+
+
+def _check_tables(root: Path, manifest: dict) -> Iterator[Fault]:
+    for name, sha256 in manifest["tables"].items():
+        path = root / name
+        if not path.is_file():
+            yield Fault(where=name, key="", what="missing")
+        elif file_sha256(path) != sha256:
+            yield Fault(where=name, key="", what="SHA-256 differs from the manifest's")
+
+
+def _check_counts(manifest: dict) -> Iterator[Fault]:
+    counts = manifest["counts"]
+    if counts["inputs"] != counts["samples"] + counts["quarantined"] + counts["ignored"]:
+        yield Fault(where=MANIFEST, key="", what=f"counts do not add up: {counts}")
+    total = 0
+    for split in SPLITS:
+        stated = manifest["splits"][split]["samples"]
+        total += stated
+        if stated != sum(shard["samples"] for shard in manifest["splits"][split]["shards"]):
+            yield Fault(
+                where=MANIFEST, key="", what=f"{split} says {stated} samples, its shards hold another number"
+            )
+    if total != counts["samples"]:
+        yield Fault(where=MANIFEST, key="", what=f"{counts['samples']} samples stated, {total} in the splits")
+
+
+def _check_strays(root: Path, manifest: dict) -> Iterator[Fault]:
+    expected = {MANIFEST, SAMPLES, QUARANTINE, *SPLITS}
+    for split in SPLITS:
+        expected.add(f"{split}/{INDEX}")
+        for shard in manifest["splits"][split]["shards"]:
+            expected |= {f"{split}/{shard['name']}", f"{split}/{shard['name'][:-4]}.idx"}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if name not in expected:
+            yield Fault(where=name, key="", what="does not belong to the data set")
+
+
+def _check_patients(root: Path) -> Iterator[Fault]:
+    """No patient may be in two splits, no key may occur twice, and the quarantine's rows are counted."""
+    manifest = read_manifest(root)
+    try:
+        samples = pq.read_table(root / SAMPLES, columns=["split", "patient", "key"])
+        quarantined = pq.read_metadata(root / QUARANTINE).num_rows
+    except (OSError, pa.ArrowException) as error:
+        yield Fault(where=SAMPLES, key="", what=f"cannot be read: {error}")
+        return
+    if quarantined != manifest["counts"]["quarantined"]:
+        yield Fault(where=QUARANTINE, key="", what=f"{quarantined} rows, the manifest says otherwise")
+    if samples.num_rows != manifest["counts"]["samples"]:
+        yield Fault(where=SAMPLES, key="", what=f"{samples.num_rows} rows, the manifest says otherwise")
+    pairs = samples.group_by(["patient", "split"]).aggregate([])
+    for patient, count in Counter(pairs["patient"].to_pylist()).items():
+        if count > 1:
+            yield Fault(where=SAMPLES, key="", what=f"patient {patient} is in {count} splits")
+    for key, count in Counter(samples["key"].to_pylist()).items():
+        if count > 1:
+            yield Fault(where=SAMPLES, key=key, what=f"occurs {count} times")
+
+
+def check_shard(check: ShardCheck, step: Step) -> list[Fault]:
+    """Every fault of one shard, up to `MAX_SHOWN`."""
+    where = f"{check.split}/{check.name}"
+    faults = []
+    for fault in _shard_faults(check, where, step):
+        faults.append(fault)
+        if len(faults) == MAX_SHOWN:
+            faults.append(Fault(where=where, key="", what="and more"))
+            break
+    return faults
+
+
+def _shard_faults(check: ShardCheck, where: str, step: Step) -> Iterator[Fault]:
+    path = check.root / check.split / check.name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        yield Fault(where=where, key="", what=f"cannot be read: {error.strerror}")
+        return
+    if len(content) != check.bytes:
+        yield Fault(where=where, key="", what=f"{len(content)} bytes, the manifest says {check.bytes}")
+    if hashlib.sha256(content).hexdigest() != check.sha256:
+        yield Fault(where=where, key="", what="SHA-256 differs from the manifest's")
+    try:
+        samples = _members(content)
+    except (tarfile.TarError, ValueError) as error:
+        yield Fault(where=where, key="", what=f"damaged tar: {error}")
+        return
+    yield from _check_idx(check, samples)
+    if len(samples) != check.samples:
+        yield Fault(where=where, key="", what=f"{len(samples)} samples, the manifest says {check.samples}")
+        return
+    entries = _index_entries(check)
+    records = []
+    for place, (key, members) in enumerate(samples.items()):
+        step(key)
+        try:
+            record = _check_sample(check, key, members, content)
+        except ValueError as error:
+            yield Fault(where=where, key=key, what=str(error))
+            continue
+        records.append(record)
+        if entries is not None:
+            expected = index_entry(validate_record(record), check.number, members)
+            differing = [
+                name for name, *_ in INDEX_DTYPE if not np.array_equal(entries[place][name], expected[name])
+            ]
+            if differing:
+                yield Fault(
+                    where=f"{check.split}/{INDEX}",
+                    key=key,
+                    what=f"{', '.join(differing)} differ from the tar",
+                )
+    if entries is None:
+        yield Fault(where=f"{check.split}/{INDEX}", key="", what=f"has no rows for {check.name}")
+    if len(records) == check.samples and not _is_in_samples_table(check, records):
+        yield Fault(where=SAMPLES, key="", what=f"its rows for {where} differ from the records in the tar")
+
+
+def _members(content: bytes) -> dict[str, list[Member]]:
+    """Files of a tar by sample, in their order."""
+    samples: dict[str, list[Member]] = {}
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+        for info in tar:
+            end = info.offset_data + info.size
+            if not info.isreg() or end > len(content):
+                raise ValueError(f"{info.name} is no file, or cut off")
+            data = memoryview(content)[info.offset_data : end]
+            member = Member(name=info.name, offset=info.offset_data, size=info.size, crc32=zlib.crc32(data))
+            samples.setdefault(info.name.split(".", 1)[0], []).append(member)
+    if not content.endswith(b"\0" * (2 * tarfile.BLOCKSIZE)):
+        raise ValueError("no end-of-archive mark: cut off")
+    return samples
+
+
+def _check_idx(check: ShardCheck, samples: dict[str, list[Member]]) -> Iterator[Fault]:
+    name = f"{check.split}/{check.name[:-4]}.idx"
+    path = check.root / name
+    if not path.is_file():
+        yield Fault(where=name, key="", what="missing")
+    elif path.read_bytes() != idx_text(list(samples.values())).encode():
+        yield Fault(where=name, key="", what="differs from the tar")
+
+
+def _index_entries(check: ShardCheck) -> np.ndarray | None:
+    """The shard's rows of the split's index; None where there are none."""
+    try:
+        index = np.load(check.root / check.split / INDEX, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    entries = index[check.first_row : check.first_row + check.samples]
+    return entries if index.dtype == np.dtype(INDEX_DTYPE) and len(entries) == check.samples else None
+
+
+def _check_sample(check: ShardCheck, key: str, members: list[Member], content: bytes) -> dict:
+    """The sample's record; raises ValueError for a fault."""
+    suffix = "jpg" if check.format == "jpeg" else "png"
+    names = [member.name for member in members]
+    if names != [f"{key}.{suffix}", f"{key}.contour.png", f"{key}.json"]:
+        raise ValueError(f"wanted image, contour and JSON, got {', '.join(names)}")
+    image, contour, text = (content[member.offset : member.offset + member.size] for member in members)
+    dtype = np.uint8 if check.format == "jpeg" else np.uint16
+    _decoded(image, "image", check.side, dtype)
+    contour_HW = _decoded(contour, "contour", check.side // CONTOUR_SCALE, np.uint8)
+    if not np.isin(contour_HW, (CONTOUR_OUTSIDE, CONTOUR_CHEST, CONTOUR_LUNG)).all():
+        raise ValueError("the contour has other values than 0, 128 and 255")
+    try:
+        content_of_json = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"damaged JSON: {error}") from error
+    record = validate_record(content_of_json)
+    if record.key != key:
+        raise ValueError(f"its record is that of {record.key}")
+    if max(record.box[2:]) > check.side:
+        raise ValueError(f"box {record.box} lies outside the image")
+    return content_of_json
+
+
+def _decoded(code: bytes, what: str, side: int, dtype: type[np.generic]) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError(f"the {what} does not decode")
+    if pixels.shape != (side, side) or pixels.dtype != dtype:
+        raise ValueError(
+            f"the {what} is {pixels.shape} {pixels.dtype}, wanted ({side}, {side}) {np.dtype(dtype)}"
+        )
+    return pixels
+
+
+def _is_in_samples_table(check: ShardCheck, records: list[dict]) -> bool:
+    try:
+        rows = pq.ParquetFile(check.root / SAMPLES).read_row_group(check.row_group)
+    except (OSError, pa.ArrowException):
+        return False
+    return rows.equals(sample_table(check.split, check.number, records))

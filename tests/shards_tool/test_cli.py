@@ -1,0 +1,71 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from shards_tool.cli import main
+from shards_tool.schema import MANIFEST
+from tests.shards_tool.archive import picture
+
+
+def status_of(*args: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_build_verify_preview(
+    archive: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    data = tmp_path / "data"
+    small = ("--side", 64, "--shard-size", 3, "--workers", 0, "--key-file", key_file)
+    assert status_of("build", archive, "--out", data, "--meta", archive / "table.csv", *small) == 0
+    printed = capfd.readouterr()
+    assert "11 files: 7 films" in printed.out and "3 in quarantine" in printed.out
+    assert status_of("verify", data, "--workers", 0) == 0
+    assert "no faults" in capfd.readouterr().out
+    assert status_of("preview", data, "--out", tmp_path / "sheet.png") == 0
+    assert (tmp_path / "sheet.png").exists()
+    next(data.glob("train/*.idx")).unlink()
+    assert status_of("verify", data, "--workers", 0) == 1
+    assert ".idx: missing" in capfd.readouterr().out
+
+
+def test_a_wrong_request_is_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert status_of("build", tmp_path / "none", "--out", tmp_path / "data") == 2
+    printed = capfd.readouterr().err
+    assert "error: no such source" in printed and "Traceback" not in printed
+
+
+def test_ctrl_c_ends_all_processes_and_leaves_no_half_file(key_file: Path, tmp_path: Path):
+    archive, data = tmp_path / "archive", tmp_path / "data"
+    archive.mkdir()
+    for seed in range(40):
+        cv2.imwrite(str(archive / f"{seed}.png"), picture(seed, 300, 260))
+    arguments = [
+        "build",
+        archive,
+        "--out",
+        data,
+        "--shard-size",
+        "4",
+        "--workers",
+        "2",
+        "--key-file",
+        key_file,
+    ]
+    command = [sys.executable, "-c", "from shards_tool.cli import main; main()", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not list(data.glob("*/*.tar")):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (
+        process.returncode == 130 and "run the same command to go on" in errors and "Traceback" not in errors
+    )
+    assert not (data / MANIFEST).exists() and not list(data.rglob("*.tmp"))

@@ -1,0 +1,102 @@
+"""Tiny training runs in processes of their own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shards_tool.build import build
+from shards_tool.settings import BuildSettings
+from tests.conftest import ROOT
+
+TINY = (
+    "--preset demo --model.side 64 --model.width 24 --model.depth 2 --model.decoder-width 16 "
+    "--model.decoder-depth 1 --train.images 96 --train.batch 8 --train.micro-batch 2 --train.warmup-images 16 "
+    "--train.log-images 8 --train.eval-images 48 --train.eval-films 6 --train.checkpoint-images 24"
+).split()
+"""12 steps of 8 images; metrics at each, checkpoints at every third."""
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 60 smooth random pictures of 96 pixels, made by the shard tool."""
+    folder = tmp_path_factory.mktemp("archive")
+    rng = np.random.default_rng(0)
+    (folder / "films").mkdir()
+    for number in range(60):
+        pixels = cv2.resize(rng.integers(0, 256, (6, 5), dtype=np.uint8), (80, 96), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / "films" / f"{number}.png"), pixels)
+    settings = BuildSettings(side=96, shard_size=8, fractions=(0.8, 0.2, 0.0))
+    build([folder / "films"], folder / "shards", settings, workers=0)
+    return folder / "shards"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Ranks of one training run, started without a launcher."""
+
+    folder: Path
+    processes: list[subprocess.Popen[str]]
+
+    def wait(self, timeout: float = 120) -> list[int]:
+        return [p.wait(timeout) for p in self.processes]
+
+    def wait_for_images(self, images: int, timeout: float = 120) -> None:
+        """Until the metrics have a line at or past `images`."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and all(p.poll() is None for p in self.processes):
+            if any(row["images"] >= images for row in rows(self.folder)):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"no line of metrics at {images} images:\n{self.output()}")
+
+    def send(self, number: signal.Signals) -> None:
+        for p in self.processes:
+            p.send_signal(number)
+
+    def output(self) -> str:
+        return "\n".join(log.read_text() for log in sorted(self.folder.parent.glob(f"{self.folder.name}-*.log")))
+
+
+def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
+    """Start a tiny run of `ranks` processes; later flags win over those of TINY."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "xpt/train.py", *TINY, "--data.path", str(shards), "--run_dir", str(folder), *flags]
+        with Path(f"{folder}-{rank}.log").open("a") as log:
+            processes.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
+            )
+    return Run(folder, processes)
+
+
+def rows(folder: Path) -> list[dict]:
+    """The complete lines of the metrics so far."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def trace(folder: Path) -> list[tuple]:
+    """What must be identical between two runs, bit for bit."""
+    names = ("images", "loss", "lr", "grad_norm", "val/loss", "val/loss_chest")
+    return [tuple(row.get(name) for name in names) for row in rows(folder)]

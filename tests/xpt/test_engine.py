@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from xpt.config import Config, TrainConfig
+from xpt.engine import OWNED_BY_CONFIG, precision_of, read_ds_config, zero_stage
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero3", 3), ("zero3_offload", 3)]
+)
+def test_shipped_ds_configs_are_accepted(name: str, stage: int):
+    assert zero_stage(read_ds_config(str(ROOT / "ds_configs" / f"{name}.json"))) == stage
+
+
+def test_without_a_ds_config_it_is_zero_1():
+    assert zero_stage(read_ds_config("")) == 1
+
+
+@pytest.mark.parametrize("name", OWNED_BY_CONFIG)
+def test_a_ds_config_that_sets_what_ours_owns_is_refused(tmp_path: Path, name: str):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, name: 1}))
+    with pytest.raises(ValueError, match=rf"{name} \(set --train"):
+        read_ds_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not JSON"), ("[]", "got a list, wanted a JSON object")]
+)
+def test_a_malformed_ds_config_is_refused(tmp_path: Path, content: str, message: str):
+    path = tmp_path / "ds.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_ds_config(str(path))
+
+
+def test_a_missing_ds_config_is_named():
+    with pytest.raises(ValueError, match=r"--ds_config nowhere.json: No such file.*ds_configs/zero1.json"):
+        read_ds_config("nowhere.json")
+
+
+def test_precision_follows_the_device_only_where_it_is_left_open():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (precision_of(Config(), cpu), precision_of(Config(), gpu)) == (torch.float32, torch.bfloat16)
+    fixed = Config(train=TrainConfig(precision="fp32"))
+    assert precision_of(fixed, gpu) == torch.float32

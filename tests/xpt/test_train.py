@@ -1,0 +1,181 @@
+"""Training runs: what they leave, how they stop, and that they go on as if they had not."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import ROOT
+from tests.xpt.conftest import TINY, rows, start, trace
+from xpt import checkpoint, train
+
+pytestmark = pytest.mark.launch
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on one rank."""
+    run = start(tmp_path_factory.mktemp("runs") / "undisturbed", shards)
+    assert run.wait() == [0], run.output()
+    return run.folder
+
+
+def test_a_run_leaves_metrics_pictures_a_checkpoint_and_its_provenance(undisturbed: Path):
+    steps = [row for row in rows(undisturbed) if "loss" in row]
+    assert [row["images"] for row in steps] == list(range(8, 97, 8))
+    assert {"lr", "grad_norm", "images_per_second", "data_wait_seconds", "peak_memory_gb"} <= set(steps[0])
+    validations = [row for row in rows(undisturbed) if "val/loss" in row]
+    assert [row["images"] for row in validations] == [0, 48, 96]
+    assert validations[-1]["val/loss"] < 0.9 * validations[0]["val/loss"]
+
+    provenance = json.loads((undisturbed / "config.json").read_text())
+    assert provenance["config"]["model"]["width"] == 24
+    assert provenance["versions"]["deepspeed"]
+    assert provenance["revision"]
+
+    board = EventAccumulator(str(undisturbed))
+    board.Reload()
+    assert {"train/loss", "train/lr", "val/loss"} <= set(board.Tags()["scalars"])
+    assert board.Tags()["images"] == ["reconstruction"]
+
+    pictures = sorted(p.name for p in (undisturbed / "pictures").iterdir())
+    assert pictures == [f"reconstruction-{images:012d}.png" for images in (0, 48, 96)]
+    sheet = cv2.imread(str(undisturbed / "pictures" / pictures[-1]))
+    assert sheet is not None
+    assert sheet.shape[1] == 3 * 64
+
+    kept = sorted(p.name for p in (undisturbed / "checkpoints").iterdir())
+    assert kept == ["images-000000000072", "images-000000000096", "latest"]
+    assert (undisturbed / "checkpoints" / "latest").read_text().strip() == kept[1]
+
+
+def test_a_finished_run_started_again_does_nothing(shards: Path, undisturbed: Path):
+    before = (undisturbed / "metrics.jsonl").read_bytes()
+    assert start(undisturbed, shards).wait() == [0]
+    assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_readmes_command_trains_on_two_ranks(shards: Path, tmp_path: Path, undisturbed: Path):
+    command = [
+        *("deepspeed", "--num_gpus", "2", "--master_port", "29611", "xpt/train.py"),
+        *("--ds_config", "ds_configs/zero2.json", "--run_dir", str(tmp_path / "run"), *TINY),
+    ]
+    environment = os.environ | {
+        "XPT_DATA": str(shards),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ranks 2 on cpu" in done.stdout + done.stderr
+    assert_close_trace(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags"),
+    [
+        (1, ["--train.micro-batch", "8"]),
+        (2, ["--ds_config", "ds_configs/zero3.json"]),
+        (2, ["--ds_config", "ds_configs/zero3_offload.json"]),
+        (4, ["--ds_config", "ds_configs/zero1.json"]),
+    ],
+    ids=["no accumulation", "zero3", "zero3 offload", "4 ranks zero1"],
+)
+def test_ranks_stages_and_accumulation_change_only_rounding(
+    shards: Path, tmp_path: Path, undisturbed: Path, ranks: int, flags: list[str]
+):
+    run = start(tmp_path / "run", shards, *flags, ranks=ranks)
+    # DeepSpeed compiles its CPU Adam at the first use of offload.
+    assert run.wait(timeout=400) == [0] * ranks, run.output()
+    assert_close_trace(run.folder, undisturbed)
+
+
+def assert_close_trace(ours: Path, theirs: Path):
+    for a, b in zip(trace(ours), trace(theirs), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_run_goes_on_bit_identically(shards: Path, tmp_path: Path, ranks: int):
+    flags = ["--ds_config", "ds_configs/zero2.json"]
+    whole = start(tmp_path / "whole", shards, *flags, ranks=ranks)
+    assert whole.wait() == [0] * ranks, whole.output()
+
+    broken = start(tmp_path / "broken", shards, *flags, ranks=ranks)
+    broken.wait_for_images(40)
+    broken.send(signal.SIGKILL)
+    assert broken.wait() == [-signal.SIGKILL] * ranks
+    assert not (broken.folder / "checkpoints" / "images-000000000096").exists()
+
+    again = start(tmp_path / "broken", shards, *flags, ranks=ranks)
+    assert again.wait() == [0] * ranks, again.output()
+    assert "24 of 96 images done" in again.output()
+    assert trace(again.folder) == trace(whole.folder)
+
+
+def test_a_run_that_is_asked_to_stop_saves_first(shards: Path, tmp_path: Path, undisturbed: Path):
+    run = start(tmp_path / "run", shards)
+    run.wait_for_images(8)
+    run.send(signal.SIGTERM)
+    assert run.wait() == [train.TOLD_TO_STOP], run.output()
+    (saved,) = [p.name for p in (run.folder / "checkpoints").glob("images-*")][-1:]
+    assert 8 <= int(saved.removeprefix("images-")) < 96
+    assert start(run.folder, shards).wait() == [0]
+    assert trace(run.folder) == trace(undisturbed)
+
+
+def test_a_non_finite_loss_stops_all_ranks_and_names_step_and_films(shards: Path, tmp_path: Path):
+    run = start(tmp_path / "run", shards, "--train.base_lr", "1e30", "--train.clip_norm", "0", ranks=2)
+    assert run.wait() == [2, 2]
+    for rank in range(2):
+        output = Path(f"{run.folder}-{rank}.log").read_text()
+        assert "non-finite values at step" in output
+        assert "in films" in output
+    assert not list((run.folder / "checkpoints").glob("images-*"))
+
+
+def failure(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *flags: str) -> str:
+    """The error message of a run in this process."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *flags])
+    monkeypatch.delenv("XPT_DATA", raising=False)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        with caplog.at_level(logging.ERROR), pytest.raises(SystemExit) as stopped:
+            train.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == 2
+    return caplog.records[-1].getMessage()
+
+
+def test_without_shards_it_says_how_to_make_them(monkeypatch, caplog):
+    assert "xpt-shards build SRC... --out DIR" in failure(monkeypatch, caplog)
+
+
+def test_a_missing_shard_folder_is_named(monkeypatch, caplog, tmp_path: Path):
+    message = failure(monkeypatch, caplog, "--data.path", str(tmp_path / "none"))
+    assert str(tmp_path / "none") in message
+    assert "xpt-shards build" in message
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(monkeypatch, caplog, tmp_path: Path, shards: Path):
+    (tmp_path / "file").write_text("")
+    message = failure(monkeypatch, caplog, "--data.path", str(shards), "--run_dir", str(tmp_path / "file" / "run"))
+    assert f"--run_dir {tmp_path / 'file' / 'run'}: cannot write there" in message
+
+
+def test_a_full_disk_is_noticed_before_a_checkpoint_is_written(monkeypatch, caplog, tmp_path: Path, shards: Path):
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage)
+    message = failure(monkeypatch, caplog, "--data.path", str(shards), "--run_dir", str(tmp_path / "run"))
+    assert "0.0 GB free, a checkpoint needs up to" in message
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

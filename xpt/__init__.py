@@ -1,0 +1,1 @@
+"""Masked-autoencoder pretraining on high-definition X-ray images (arXiv 2404.17926)."""

@@ -1,0 +1,201 @@
+"""Checkpoints that are complete or do not exist.
+
+One checkpoint is a folder `RUN/checkpoints/images-NNNNNNNNNNNN`: DeepSpeed's files of every rank under
+`state/`, and `checkpoint.json` with the number of images, the configuration, the data set's hash and
+the SHA-256 of every file. It is written under a temporary name, fsynced and renamed; then `latest`
+names it, and older ones go. The state of the data is one integer, `images`: order, crops and masks
+are functions of it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from xpt.config import Config, differing_fields
+from xpt.distributed import Rank, from_first
+from xpt.engine import load_state, save_state
+from xpt.files import sync_folder, write_atomically
+
+log = logging.getLogger("xpt")
+DESCRIPTION = "checkpoint.json"
+BYTES_PER_PARAMETER = 16
+"""Upper estimate of a checkpoint: weights, fp32 master weights and the two moments of AdamW."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a checkpoint must agree with to be continued."""
+
+    config: Config
+    data_hash: str
+    """SHA-256 of the data set's manifest."""
+    world_size: int
+    zero_stage: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    folder: Path
+    description: dict[str, Any]
+
+    @property
+    def images(self) -> int:
+        return self.description["images"]
+
+
+def save(
+    run: Path, engine: DeepSpeedEngine, job: Job, rank: Rank, *, images: int, parameters: int, keep: int
+) -> None:
+    """Write the state after `images` images; all ranks must call it.
+
+    Raises OSError, before anything is written, where the disk has no room for it.
+    """
+    root = run / "checkpoints"
+    final = root / f"images-{images:012d}"
+    if final.exists():
+        return
+    temporary = root / f".{final.name}.tmp"
+    if rank.is_first:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+    free = from_first(shutil.disk_usage(root).free if rank.is_first else 0)
+    if free < BYTES_PER_PARAMETER * parameters:
+        raise OSError(
+            f"{root}: {free / 1e9:.1f} GB free, a checkpoint needs up to "
+            f"{BYTES_PER_PARAMETER * parameters / 1e9:.1f} GB. Free some room and run the same command: "
+            "it goes on from the last checkpoint."
+        )
+    save_state(engine, temporary)
+    dist.barrier()
+    if rank.is_first:
+        description = {
+            "images": images,
+            "config": dataclasses.asdict(job.config),
+            "data_hash": job.data_hash,
+            "world_size": job.world_size,
+            "zero_stage": job.zero_stage,
+            "files": {str(p.relative_to(temporary)): _sync_and_hash(p) for p in _files(temporary)},
+        }
+        write_atomically(temporary / DESCRIPTION, json.dumps(description, indent=1))
+        for folder in {p.parent for p in _files(temporary)}:
+            sync_folder(folder)
+        temporary.rename(final)
+        sync_folder(root)
+        write_atomically(root / "latest", final.name + "\n")
+        for old in sorted(root.glob("images-*"))[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def resume(run: Path, engine: DeepSpeedEngine, job: Job, rank: Rank) -> int:
+    """Load the newest good checkpoint into `engine`; all ranks must call it.
+
+    Returns:
+        The number of images it had seen; 0 where the run has no checkpoint yet.
+
+    Raises:
+        ValueError: where checkpoints exist but none is intact, or where the newest good one is of
+            another configuration, data set, number of ranks or ZeRO stage.
+    """
+    found = from_first(_outcome(run, job) if rank.is_first else None)
+    if isinstance(found, ValueError):
+        raise found
+    if found is None:
+        return 0
+    load_state(engine, found.folder)
+    return found.images
+
+
+def _outcome(run: Path, job: Job) -> Checkpoint | ValueError | None:
+    """What rank 0 found, as a value, so that all ranks can act on it together."""
+    try:
+        checkpoint = newest(run)
+        if checkpoint is not None:
+            _check_same_job(checkpoint, job)
+    except ValueError as error:
+        return error
+    return checkpoint
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest intact checkpoint of a run; None where it has none at all.
+
+    A damaged one is skipped with a warning. Raises ValueError where every one is damaged: starting
+    from nothing would throw the run away.
+    """
+    folders = sorted((run / "checkpoints").glob("images-*"), reverse=True)
+    for folder in folders:
+        fault = _fault(folder)
+        if fault is None:
+            return Checkpoint(folder=folder, description=json.loads((folder / DESCRIPTION).read_text()))
+        log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)
+    if folders:
+        raise ValueError(
+            f"{run / 'checkpoints'}: none of {len(folders)} checkpoints is intact. Restore one from a copy, "
+            "or move the folder away to start the run from the beginning."
+        )
+    return None
+
+
+def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
+    description = checkpoint.description
+    for name, ours in (("world_size", job.world_size), ("zero_stage", job.zero_stage)):
+        if description[name] != ours:
+            raise ValueError(
+                f"{checkpoint.folder}: {name} {description[name]} in the checkpoint, {ours} now. "
+                f"Start with the {name} of the checkpoint, or with another --run_dir."
+            )
+    if job.config.allow_config_change:
+        return
+    # Through JSON, so that both sides have its types.
+    ours = json.loads(json.dumps(dataclasses.asdict(job.config)))
+    different = differing_fields(ours, description["config"])
+    if description["data_hash"] != job.data_hash:
+        different.append(f"data set: manifest {description['data_hash'][:12]} in the checkpoint, "
+                         f"{job.data_hash[:12]} now")
+    if different:
+        lines = "\n  ".join(different)
+        raise ValueError(
+            f"{checkpoint.folder}: the checkpoint is of another configuration:\n  {lines}\n"
+            "Give the same flags as before, another --run_dir, or --allow_config_change."
+        )
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, None where it is intact."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        if not isinstance(description, dict):
+            return f"{DESCRIPTION} holds a {type(description).__name__}"
+        for name, digest in description["files"].items():
+            if _hash(folder / name) != digest:
+                return f"{name} does not have its checksum"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except (ValueError, KeyError, AttributeError) as error:
+        return f"{DESCRIPTION} cannot be read: {error}"
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _sync_and_hash(path: Path) -> str:
+    with path.open("rb") as f:
+        os.fsync(f.fileno())
+        return hashlib.file_digest(f, "sha256").hexdigest()

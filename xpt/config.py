@@ -1,0 +1,394 @@
+"""Settings of a pretraining run: frozen dataclasses, presets that return a whole one, and the command line.
+
+Durations are in images, so that they mean the same on one GPU and on a thousand; `TrainConfig`
+turns them into steps in one place.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tyro
+
+OPERATIONAL = {"operational": True}
+"""Marks a field that may differ when a run is resumed: it changes where, how often or how fast, never what."""
+
+
+def _check(ok: bool, name: str, got: object, wanted: str) -> None:
+    if not ok:
+        raise ValueError(f"config field {name}: got {got!r}, wanted {wanted}")
+
+
+def _is_share(value: float) -> bool:
+    return 0.0 <= value <= 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and how it is cropped."""
+
+    path: str = field(default="", metadata=OPERATIONAL)
+    """Folder made by `xpt-shards build`; empty: the environment variable XPT_DATA."""
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest share of the image's area in the random square crop."""
+    flip: float = 0.0
+    """Probability of a left-right flip. 0 by default: side carries meaning in a chest film."""
+    window_shards: int = 8
+    """Shards among which samples are shuffled: larger mixes better, smaller reads more locally."""
+    threads: int = field(default=4, metadata=OPERATIONAL)
+    """CPU threads of the DALI pipeline, per rank."""
+    max_bad_share: float = field(default=0.01, metadata=OPERATIONAL)
+    """Training stops when more than this share of films was unreadable and had to be replaced."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        _check(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
+        _check(_is_share(self.flip), "data.flip", self.flip, "a probability in [0, 1]")
+        _check(self.window_shards >= 1, "data.window_shards", self.window_shards, "at least 1")
+        _check(self.threads >= 1, "data.threads", self.threads, "at least 1")
+        _check(_is_share(self.max_bad_share), "data.max_bad_share", self.max_bad_share, "a share in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """Which patches the encoder sees. The paper masks the chest more than what surrounds it."""
+
+    strategy: Literal["contour", "rect", "random"] = "contour"
+    """`contour`: each image's own; `rect`: one rectangle, as the paper's released code; `random`: MAE's."""
+    region: Literal["chest", "lung"] = "chest"
+    """What counts as inside under `contour`: the chest (both lungs' hull) or the lung fields alone."""
+    draw: Literal["stratified", "weighted"] = "stratified"
+    """`stratified`: exact counts inside and outside; `weighted`: one draw with soft borders."""
+    ratio: float = 0.90
+    """Share of all patches that is masked; the number kept is the same for every image."""
+    keep_inside: float = 0.05
+    """Keep rate inside the region; only its ratio to `keep_outside` matters, `ratio` sets the total."""
+    keep_outside: float = 0.15
+    """Keep rate outside the region."""
+
+    def __post_init__(self) -> None:
+        _check(0 < self.ratio < 1, "mask.ratio", self.ratio, "a share in (0, 1)")
+        for name in ("keep_inside", "keep_outside"):
+            rate = getattr(self, name)
+            _check(0 < rate <= 1, f"mask.{name}", rate, "a rate in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A Vision Transformer encoder on the visible patches and one of two decoders."""
+
+    side: int = 1280
+    """Side of the square input, pixels."""
+    patch: int = 16
+    """Side of a patch, pixels."""
+    width: int = 1024
+    """Encoder width."""
+    depth: int = 24
+    """Encoder blocks."""
+    heads: int = 16
+    """Encoder attention heads."""
+    mlp_ratio: float = 4.0
+    """Hidden width of each MLP over the block's width."""
+    decoder: Literal["self", "cross"] = "self"
+    """`self`: MAE's, over all tokens; `cross`: masked queries attend to visible tokens (CrossMAE)."""
+    decoder_width: int = 512
+    """Decoder width."""
+    decoder_depth: int = 8
+    """Decoder blocks."""
+    decoder_heads: int = 4
+    """Decoder heads; 4 of 128 cost less than MAE's 16 of 32 at equal FLOPs."""
+    predicted_share: float | None = None
+    """Share of the masked patches that is predicted; None: 1 for `self`, 0.25 for `cross`."""
+    norm_targets: bool = True
+    """Predict each patch normalised by its own mean and deviation (MAE, section 3)."""
+    attention: Literal["sdpa", "flash_attn"] = "sdpa"
+    """PyTorch's scaled_dot_product_attention, or the flash-attn package (an error where it is missing)."""
+    activation_checkpointing: bool = field(default=False, metadata=OPERATIONAL)
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        _check(self.patch >= 1, "model.patch", self.patch, "at least 1")
+        _check(
+            self.side > 0 and self.side % self.patch == 0,
+            "model.side",
+            self.side,
+            f"a multiple of model.patch ({self.patch} pixels)",
+        )
+        for name, width, heads in (
+            ("model.heads", self.width, self.heads),
+            ("model.decoder_heads", self.decoder_width, self.decoder_heads),
+        ):
+            _check(heads >= 1 and width % heads == 0, name, heads, f"a divisor of the width {width}")
+        for name in ("width", "decoder_width"):
+            width = getattr(self, name)
+            _check(width % 4 == 0, f"model.{name}", width, "a multiple of 4 (2-D sin-cos positions)")
+        for name in ("depth", "decoder_depth"):
+            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        if self.predicted_share is not None:
+            _check(
+                0 < self.predicted_share <= 1,
+                "model.predicted_share",
+                self.predicted_share,
+                "a share in (0, 1]",
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.side // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image."""
+        return self.grid**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation and what is written when. Every duration is a number of images of the whole job."""
+
+    images: int = 100_000_000
+    """Length of the run."""
+    batch: int = 256
+    """Images per optimizer step of the whole job; at most `images`."""
+    micro_batch: int = 8
+    """Images per forward pass and rank; the rest of a batch is accumulated."""
+    base_lr: float = 1.5e-4
+    """Learning rate per 256 images of batch (the linear rule of MAE)."""
+    min_lr: float = 0.0
+    """Base learning rate at the end of the cosine."""
+    warmup_images: int = 5_000_000
+    """Linear warm-up."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices only: biases, norms and tokens have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0: no clipping."""
+    seed: int = 0
+    """Of the initialisation, the sample order, crops and masks."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 on a GPU, fp32 on a CPU."""
+    log_images: int = field(default=10_240, metadata=OPERATIONAL)
+    """Between two lines of metrics; also how often ranks compare notes (non-finite loss, signals)."""
+    eval_images: int = field(default=1_000_000, metadata=OPERATIONAL)
+    """Between two validations with pictures; both also happen at the end. 0: never."""
+    eval_films: int = field(default=1024, metadata=OPERATIONAL)
+    """Validation films, the first of the split."""
+    checkpoint_images: int = field(default=1_000_000, metadata=OPERATIONAL)
+    """Between two checkpoints; one is also written at the end."""
+    checkpoint_minutes: float = field(default=30.0, metadata=OPERATIONAL)
+    """Longest time between two checkpoints."""
+    keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "micro_batch", "log_images", "checkpoint_images", "keep_checkpoints"):
+            _check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        for name in ("base_lr", "checkpoint_minutes"):
+            _check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
+        for name in ("min_lr", "warmup_images", "weight_decay", "clip_norm", "eval_images", "eval_films"):
+            _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        _check(0 <= self.seed < 2**63, "train.seed", self.seed, "a number in [0, 2^63)")
+
+    @property
+    def global_batch(self) -> int:
+        """Images per optimizer step: `batch`, or the whole run where that is shorter."""
+        return min(self.batch, self.images)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run, the last batch complete."""
+        return -(-self.images // self.global_batch)
+
+    def every(self, images: int) -> int:
+        """Steps in a duration of `images`, at least one."""
+        return max(1, images // self.global_batch)
+
+    def accumulation(self, world_size: int) -> int:
+        """Forward passes per optimizer step and rank.
+
+        Raises ValueError where the ranks do not divide the batch, or the micro-batch does not divide
+        what one rank has of it.
+        """
+        per_rank, rest = divmod(self.global_batch, world_size)
+        if rest or not per_rank:
+            raise ValueError(
+                f"train.batch: {self.global_batch} images per step cannot be shared equally by {world_size} "
+                f"ranks. Set --train.batch to a multiple of {world_size}, or change the number of ranks."
+            )
+        micro = min(self.micro_batch, per_rank)
+        if per_rank % micro:
+            fitting = max(m for m in range(1, micro + 1) if per_rank % m == 0)
+            raise ValueError(
+                f"train.micro_batch: {self.micro_batch} does not divide the {per_rank} images per step of "
+                f"each of {world_size} ranks. Set --train.micro_batch {fitting}, or change --train.batch."
+            )
+        return per_rank // micro
+
+    def micro_batch_size(self, world_size: int) -> int:
+        """Images of one forward pass on one rank: `micro_batch`, or fewer where the batch is smaller."""
+        return self.global_batch // (world_size * self.accumulation(world_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole pretraining run."""
+
+    preset: str = "vit_l_1280"
+    """Which function of `xpt.config.PRESETS` the other flags override."""
+    # Not `run`: torchrun takes the flag for an abbreviation of its own `--run-path`.
+    run_dir: str = field(default="", metadata=OPERATIONAL)
+    """Run folder; empty: runs/PRESET. Starting the same command again goes on from its last checkpoint."""
+    ds_config: str = field(default="", metadata=OPERATIONAL)
+    """DeepSpeed JSON: ZeRO, offload and communication only; empty: ZeRO stage 1."""
+    allow_config_change: bool = field(default=False, metadata=OPERATIONAL)
+    """Resume although fields of the configuration differ from those of the checkpoint."""
+    data: DataConfig = field(default_factory=DataConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            1 <= self.kept <= self.model.tokens - 1,
+            "mask.ratio",
+            self.mask.ratio,
+            f"one that keeps between 1 and {self.model.tokens - 1} of {self.model.tokens} patches",
+        )
+
+    @property
+    def kept(self) -> int:
+        """K: visible patches per image."""
+        return round(self.model.tokens * (1 - self.mask.ratio))
+
+    @property
+    def predicted(self) -> int:
+        """M: predicted patches per image."""
+        share = self.model.predicted_share
+        if share is None:
+            share = {"self": 1.0, "cross": 0.25}[self.model.decoder]
+        return max(1, round((self.model.tokens - self.kept) * share))
+
+
+def demo() -> Config:
+    """A small model at 320 pixels that learns from about 150 films in minutes on two CPU cores."""
+    return Config(
+        preset="demo",
+        data=DataConfig(crop_scale=(0.8, 1.0), threads=1),
+        mask=MaskConfig(ratio=0.75),
+        model=ModelConfig(
+            side=320,
+            width=192,
+            depth=6,
+            heads=3,
+            decoder="cross",
+            decoder_width=128,
+            decoder_depth=4,
+            decoder_heads=2,
+            norm_targets=False,
+        ),
+        train=TrainConfig(
+            images=6_400,
+            batch=16,
+            micro_batch=8,
+            base_lr=8e-3,
+            warmup_images=480,
+            log_images=160,
+            eval_images=1_600,
+            eval_films=16,
+            checkpoint_images=1_600,
+        ),
+    )
+
+
+def vit_b_512() -> Config:
+    """ViT-B at 512 pixels, 1,024 tokens: a day on one GPU for a first look at an archive."""
+    return Config(
+        preset="vit_b_512",
+        data=DataConfig(crop_scale=(0.5, 1.0)),
+        model=ModelConfig(side=512, width=768, depth=12, heads=12),
+        train=TrainConfig(images=20_000_000, batch=1024, micro_batch=128, warmup_images=1_000_000),
+    )
+
+
+def vit_l_1280() -> Config:
+    """ViT-L at 1280 pixels, 6,400 tokens: the model of the paper, as the paper describes it."""
+    return Config(
+        preset="vit_l_1280",
+        data=DataConfig(crop_scale=(0.6, 1.0)),
+        train=TrainConfig(images=100_000_000, batch=1024, micro_batch=8, warmup_images=5_000_000),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in (demo, vit_b_512, vit_l_1280)}
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """The configuration of a command line: `--preset NAME`, then flags that override its fields.
+
+    Raises ValueError for an unknown preset or a field out of range; SystemExit, by tyro, for an
+    unknown flag (it names the nearest).
+    """
+    arguments = _without_launcher_flags(arguments)
+    name = _flag_value(arguments, "--preset") or "vit_l_1280"
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise ValueError(f"--preset {name}: no such preset. {hint}There are: {', '.join(PRESETS)}.")
+    config = tyro.cli(Config, default=PRESETS[name](), args=arguments, description=Config.__doc__)
+    if not config.data.path:
+        data = dataclasses.replace(config.data, path=os.environ.get("XPT_DATA", ""))
+        config = dataclasses.replace(config, data=data)
+    if not config.run_dir:
+        config = dataclasses.replace(config, run_dir=f"runs/{config.preset}")
+    return config
+
+
+def differing_fields(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Lines that say how two configurations, as dictionaries, differ in fields that change the result."""
+    theirs_flat = dict(_flatten(theirs))
+    operational = set(_operational_fields(Config))
+    return [
+        f"{name}: {theirs_flat.get(name)!r} in the checkpoint, {value!r} now"
+        for name, value in _flatten(ours)
+        if name not in operational and _plain(theirs_flat.get(name)) != _plain(value)
+    ]
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _operational_fields(section: type, prefix: str = "") -> Iterator[str]:
+    for f in dataclasses.fields(section):
+        if dataclasses.is_dataclass(f.type):
+            assert isinstance(f.type, type)
+            yield from _operational_fields(f.type, f"{prefix}{f.name}.")
+        elif f.metadata.get("operational"):
+            yield prefix + f.name
+
+
+def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None
+
+
+def _without_launcher_flags(arguments: Sequence[str]) -> list[str]:
+    """Drop `--local_rank=N`, which the deepspeed launcher adds; the rank is in the environment."""
+    return [a for a in arguments if not a.startswith("--local_rank=")]

@@ -1,0 +1,1 @@
+"""The data path: sample order -> shard reader -> DALI -> batches."""

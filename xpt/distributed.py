@@ -1,0 +1,116 @@
+"""Which process this is, and how it reaches the others, under any launcher.
+
+`deepspeed` and `torchrun` set RANK, WORLD_SIZE and LOCAL_RANK; under `srun` they come from Slurm's
+variables; a plain `python` process is rank 0 of 1.
+"""
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """This process among those of the job."""
+
+    index: int
+    count: int
+    local: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+
+def start() -> Rank:
+    """Join the job's process group: NCCL where there is a GPU, gloo elsewhere.
+
+    Raises RuntimeError where a rank of a job on GPUs has no GPU of its own.
+    """
+    environment = _environment()
+    os.environ.update(environment)
+    local = int(environment["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            raise RuntimeError(
+                f"local rank {local} has no GPU: this node shows {torch.cuda.device_count()}. "
+                "Start at most one process per GPU (deepspeed --num_gpus, srun --ntasks-per-node)."
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    return Rank(index=dist.get_rank(), count=dist.get_world_size(), local=local, device=device)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def all_reduce(values: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+    """The reduction of every rank's `values`, in place."""
+    dist.all_reduce(values, operation)
+    return values
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every rank's `value`, by rank; picklable and small."""
+    gathered: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def from_first(value: T) -> T:
+    """Rank 0's `value` on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _environment() -> dict[str, str]:
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        ranks = {"RANK": env["RANK"], "WORLD_SIZE": env["WORLD_SIZE"], "LOCAL_RANK": env.get("LOCAL_RANK", "0")}
+    elif "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+        ranks = {
+            "RANK": env["SLURM_PROCID"],
+            "WORLD_SIZE": env["SLURM_NTASKS"],
+            "LOCAL_RANK": env["SLURM_LOCALID"],
+        }
+    else:
+        ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    if "MASTER_ADDR" in env:
+        address = env["MASTER_ADDR"]
+    elif ranks["WORLD_SIZE"] == "1" or "SLURM_JOB_NODELIST" not in env:
+        address = "127.0.0.1"
+    else:
+        hosts = ["scontrol", "show", "hostnames", env["SLURM_JOB_NODELIST"]]
+        address = subprocess.run(hosts, check=True, capture_output=True, text=True).stdout.split()[0]
+    if "MASTER_PORT" in env:
+        port = env["MASTER_PORT"]
+    elif ranks["WORLD_SIZE"] == "1":
+        port = str(_free_port())
+    else:
+        # Every rank of a Slurm job derives the same port; jobs of one node rarely share it.
+        port = str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 20_000)
+    return {**ranks, "MASTER_ADDR": address, "MASTER_PORT": port}
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

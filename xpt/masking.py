@@ -1,0 +1,22 @@
+"""Which part of each image is masked more than the rest."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kernels import rect_contour
+from xpt.config import Config
+from xpt.data.batch import Batch
+
+
+def region_of(batch: Batch, config: Config) -> Float[Tensor, "B L"]:
+    """Share of each patch, in [0, 1], that lies in the region which the configuration masks more.
+
+    `contour`: the image's own chest or lungs; `rect`: the released code's rectangle, the same for
+    every image; `random`: nowhere, so that all patches have one rate.
+    """
+    if config.mask.strategy == "contour":
+        return {"chest": batch.chest_BL, "lung": batch.lung_BL}[config.mask.region]
+    if config.mask.strategy == "rect":
+        return rect_contour(config.model.grid).to(batch.chest_BL).expand_as(batch.chest_BL)
+    return torch.zeros_like(batch.chest_BL)

@@ -1,0 +1,103 @@
+"""Exact attention through one of two backends.
+
+Shape suffixes: B images, N queries, S keys, H heads, E width of a head, D width.
+
+At 6,400 tokens the score matrix of one ViT-L layer is 2.6 GB in fp32, so no backend here forms it:
+`sdpa` is PyTorch's scaled_dot_product_attention (FlashAttention or memory-efficient kernels on a GPU,
+a blocked kernel on a CPU), `flash_attn` the package of Dao et al. (arXiv 2307.08691).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Backend = Literal["sdpa", "flash_attn"]
+AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q_BNHE, k_BSHE, v_BSHE) -> out_BNHE."""
+
+
+def attention_function(backend: Backend) -> AttentionFunction:
+    """The function of a backend.
+
+    Raises:
+        ValueError: for `flash_attn` where neither flash-attn 2 nor flash-attn 4 can be imported.
+    """
+    if backend == "sdpa":
+        return _sdpa
+    try:
+        # flash-attn 4 lives under the same import name, so only importing the function tells.
+        from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
+
+        return flash_attn_func
+    except ImportError:
+        pass
+    try:
+        from flash_attn.cute import (  # pyright: ignore[reportMissingImports]
+            flash_attn_func as flash_attn_4,
+        )
+    except ImportError as error:
+        raise ValueError(
+            "model.attention flash_attn: the package flash-attn cannot be imported "
+            f"({error}). Install it with `pip install 'xpt[flash]'` (Ampere and later, needs nvcc) or "
+            "`pip install 'xpt[fa4]'` (Hopper and Blackwell), or set --model.attention sdpa."
+        ) from error
+
+    def flash_4(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        result = flash_attn_4(q, k, v)
+        return result[0] if isinstance(result, tuple) else result  # some releases add the log-sum-exp
+
+    return flash_4
+
+
+def _sdpa(q_BNHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor) -> Tensor:
+    q, k, v = (t.transpose(1, 2) for t in (q_BNHE, k_BSHE, v_BSHE))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with the parameter names of timm's (`qkv`, `proj`)."""
+
+    def __init__(self, width: int, heads: int, backend: Backend) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.heads = heads
+        self.attend = attention_function(backend)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Float[Tensor, "B N D"]:
+        assert attn_mask is None and not is_causal  # timm's Block passes both
+        q_BNHE, k_BNHE, v_BNHE = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
+        return self.proj(self.attend(q_BNHE, k_BNHE, v_BNHE).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Queries from one sequence, keys and values from another."""
+
+    def __init__(self, width: int, memory_width: int, heads: int, backend: Backend) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.heads = heads
+        self.attend = attention_function(backend)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(memory_width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B N D"], memory: Float[Tensor, "B S W"]) -> Float[Tensor, "B N D"]:
+        q_BNHE = self.q(x).unflatten(2, (self.heads, -1))
+        k_BSHE, v_BSHE = self.kv(memory).unflatten(2, (2, self.heads, -1)).unbind(2)
+        return self.proj(self.attend(q_BNHE, k_BSHE, v_BSHE).flatten(2))
+
+
+def memory_efficient(device: torch.device, dtype: torch.dtype) -> str:
+    """Which kernel family `sdpa` takes for long sequences on this device: for the log."""
+    if device.type != "cuda":
+        return "sdpa: blocked CPU kernel"
+    half = dtype in (torch.bfloat16, torch.float16)
+    return "sdpa: FlashAttention" if half else "sdpa: memory-efficient"

@@ -1,0 +1,131 @@
+"""The two decoders: MAE's over all tokens, and CrossMAE's from masked queries to visible tokens.
+
+Shape suffixes: B images, L patches of an image, K visible, M predicted, P values of a patch,
+W encoder width, D decoder width.
+
+Both take the encoder's tokens and the ids of the patches to predict and return one prediction for
+each of those ids, so the model does not know which one it has.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from xpt.models.attention import Backend, CrossAttention, SelfAttention
+from xpt.models.encoder import initialize, run_block
+from xpt.models.positions import sincos_2d
+
+
+class SelfDecoder(nn.Module):
+    """MAE's decoder (arXiv 2111.06377): visible tokens and mask tokens attend to each other.
+
+    The mask tokens fill a [B, L] canvas that the visible ones are written into, so no permutation is
+    undone anywhere; only the predicted tokens pass through the head.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: int,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        patch_values: int,
+        attention: Backend,
+        activation_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.activation_checkpointing = activation_checkpointing
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("positions_LD", sincos_2d(grid, width), persistent=False)
+        self.blocks = nn.ModuleList()
+        for _ in range(depth):
+            block = Block(width, heads, mlp_ratio, qkv_bias=True)
+            block.attn = SelfAttention(width, heads, attention)
+            self.blocks.append(block)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, patch_values)
+        initialize(self)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B K+1 W"],
+        visible_BK: Int64[Tensor, "B K"],
+        predicted_BM: Int64[Tensor, "B M"],
+    ) -> Float[Tensor, "B M P"]:
+        x = self.embed(tokens)
+        width = x.shape[2]
+        positions_LD = self.positions_LD.to(x.dtype)
+        canvas_BLD = (self.mask_token + positions_LD).expand(len(x), -1, -1)
+        seen_BKD = x[:, 1:] + positions_LD[visible_BK]
+        canvas_BLD = canvas_BLD.scatter(1, visible_BK[..., None].expand(-1, -1, width), seen_BKD)
+        x = torch.cat([x[:, :1], canvas_BLD], dim=1)
+        for block in self.blocks:
+            x = run_block(block, x, recompute=self.activation_checkpointing and self.training)
+        predicted = (predicted_BM + 1)[..., None].expand(-1, -1, width)
+        return self.head(self.norm(x.gather(1, predicted)))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm cross-attention, then an MLP; the queries never see each other (CrossMAE, section 3.2)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = CrossAttention(width, width, heads, attention)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x_BMD: Tensor, memory_BSD: Tensor) -> Tensor:
+        x_BMD = x_BMD + self.attn(self.norm1(x_BMD), memory_BSD)
+        return x_BMD + self.mlp(self.norm2(x_BMD))
+
+
+class CrossDecoder(nn.Module):
+    """CrossMAE's decoder (arXiv 2401.14391): one query per predicted patch, keys from the encoder only.
+
+    Its cost grows with M x (K + 1), not with L squared.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: int,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        patch_values: int,
+        attention: Backend,
+        activation_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.activation_checkpointing = activation_checkpointing
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("positions_LD", sincos_2d(grid, width), persistent=False)
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, mlp_ratio, attention) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, patch_values)
+        initialize(self)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B K+1 W"],
+        visible_BK: Int64[Tensor, "B K"],
+        predicted_BM: Int64[Tensor, "B M"],
+    ) -> Float[Tensor, "B M P"]:
+        memory = self.embed(tokens)
+        positions_LD = self.positions_LD.to(memory.dtype)
+        cls_B1D, seen_BKD = memory[:, :1], memory[:, 1:] + positions_LD[visible_BK]
+        memory = torch.cat([cls_B1D, seen_BKD], dim=1)
+        x_BMD = self.mask_token + positions_LD[predicted_BM]
+        for block in self.blocks:
+            x_BMD = run_block(block, x_BMD, memory, recompute=self.activation_checkpointing and self.training)
+        return self.head(self.norm(x_BMD))

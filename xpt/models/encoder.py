@@ -1,0 +1,109 @@
+"""timm's VisionTransformer, fed with gathered patches instead of an image.
+
+Shape suffixes: B images, L patches of an image, K visible ones, P values of a patch, D width.
+
+The state dict is timm's, key for key: what this trains, `timm.create_model` loads.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xpt.models.attention import Backend, SelfAttention
+from xpt.models.positions import sincos_2d
+
+
+class PatchProjection(nn.Conv2d):
+    """The patch embedding's convolution, applied to patches that are already cut out.
+
+    A convolution whose stride is its kernel is a linear map of each patch. It stays a Conv2d so that
+    its weight has timm's name and shape [D, C, p, p].
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim == 4:
+            return super().forward(input)
+        return F.linear(input, self.weight.flatten(1), self.bias)
+
+
+class Encoder(VisionTransformer):
+    """ViT with fixed sine-cosine positions, a class token and no head."""
+
+    def __init__(
+        self,
+        *,
+        side: int,
+        patch: int,
+        channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        attention: Backend,
+        activation_checkpointing: bool,
+    ) -> None:
+        super().__init__(
+            img_size=side,
+            patch_size=patch,
+            in_chans=channels,
+            num_classes=0,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=mlp_ratio,
+            weight_init="skip",
+        )
+        self.activation_checkpointing = activation_checkpointing
+        self.patch_embed.proj = PatchProjection(channels, width, patch, stride=patch)
+        for block in self.blocks:
+            block.attn = SelfAttention(width, heads, attention)
+        # A buffer, not a frozen parameter: same key in the state dict, but no optimizer, no ZeRO
+        # partition and no communication for numbers that never change.
+        del self.pos_embed
+        positions = sincos_2d(side // patch, width)
+        self.register_buffer("pos_embed", torch.cat([torch.zeros(1, width), positions])[None])
+        initialize(self)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, patches_BKP: Float[Tensor, "B K P"], ids_BK: Int64[Tensor, "B K"]
+    ) -> Float[Tensor, "B K+1 D"]:
+        """Normalised tokens, the class token first.
+
+        Args:
+            patches_BKP: normalised pixel values of the visible patches, channel-major.
+            ids_BK: their raster-order ids in [0, L).
+        """
+        assert self.cls_token is not None
+        positions_LD = self.pos_embed[0, 1:]
+        x_BKD = self.patch_embed.proj(patches_BKP) + positions_LD[ids_BK]
+        cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(x_BKD.shape[0], -1, -1)
+        x = torch.cat([cls_B1D, x_BKD], dim=1)
+        for block in self.blocks:
+            x = run_block(block, x, recompute=self.activation_checkpointing and self.training)
+        return self.norm(x)
+
+
+def run_block(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:
+    """A block's output; with `recompute`, its activations are thrown away and made again in the backward."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return block(*inputs)
+
+
+def initialize(module: nn.Module) -> None:
+    """MAE's initialisation: Xavier-uniform matrices (the patch projection as one), zero biases, N(0, 0.02)
+    class token."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(m.weight.data.flatten(1))
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.LayerNorm):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
+    for name, parameter in module.named_parameters(recurse=False):
+        if name.endswith("token"):
+            nn.init.normal_(parameter, std=0.02)

@@ -1,0 +1,123 @@
+"""What a run leaves to look at: console lines, metrics.jsonl, TensorBoard, config.json."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import subprocess
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from torch.utils.tensorboard import SummaryWriter
+
+from xpt.config import Config
+from xpt.files import write_atomically
+
+log = logging.getLogger("xpt")
+PACKAGES = ("torch", "triton", "timm", "deepspeed", "nvidia-dali-cuda130", "webdataset", "numpy")
+
+
+def set_up_logging(rank: int) -> None:
+    """Lines with the time on rank 0; warnings and errors, with the rank, on the others."""
+    who = "" if rank == 0 else f"[rank {rank}] "
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    # DeepSpeed calls collectives by names that PyTorch renamed: a line per rank and kind, of no use here.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*deprecated")
+
+
+class RunLog:
+    """The files of a run folder that grow: written by rank 0 only."""
+
+    def __init__(self, run: Path, images: int) -> None:
+        """Go on after `images` images: lines that a stopped run wrote past its last checkpoint are dropped."""
+        self._metrics = run / "metrics.jsonl"
+        _truncate(self._metrics, images)
+        self._pictures = run / "pictures"
+        self._pictures.mkdir(exist_ok=True)
+        self._board = SummaryWriter(str(run), purge_step=images + 1 if images else None)
+
+    def scalars(self, images: int, values: dict[str, float]) -> None:
+        with self._metrics.open("a") as f:
+            f.write(json.dumps({"images": images, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, images)
+        self._board.flush()
+
+    def picture(self, images: int, name: str, picture_HWC: UInt8[np.ndarray, "H W 3"]) -> Path:
+        import cv2
+
+        path = self._pictures / f"{name}-{images:012d}.png"
+        ok, encoded = cv2.imencode(".png", picture_HWC[:, :, ::-1])
+        assert ok
+        write_atomically(path, encoded.tobytes())
+        self._board.add_image(name, picture_HWC, images, dataformats="HWC")
+        self._board.flush()
+        return path
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def write_provenance(run: Path, config: Config, ds: dict[str, Any]) -> None:
+    """`config.json`: the resolved configuration, DeepSpeed's JSON, git revision and package versions."""
+    versions = {name: _version(name) for name in PACKAGES}
+    content = {
+        "config": dataclasses.asdict(config),
+        "deepspeed": ds,
+        "revision": _revision(),
+        "versions": versions,
+    }
+    write_atomically(run / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+class Pace:
+    """Images per second since the last line, and the time that the rest of the run will take."""
+
+    def __init__(self, images: int, end: int) -> None:
+        self._start = self._last = (time.monotonic(), images)
+        self._end = end
+
+    def update(self, images: int) -> tuple[float, str]:
+        """(images/s since the last call, time left as H:MM:SS at the mean rate of this process)."""
+        now = (time.monotonic(), images)
+        recent = (images - self._last[1]) / max(1e-9, now[0] - self._last[0])
+        mean = (images - self._start[1]) / max(1e-9, now[0] - self._start[0])
+        self._last = now
+        left = round((self._end - images) / max(1e-9, mean))
+        return recent, f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+
+
+def _truncate(metrics: Path, images: int) -> None:
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a process that was killed while writing it
+            continue
+        if row["images"] <= images:
+            kept.append(line + "\n")
+    write_atomically(metrics, "".join(kept))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _revision() -> str:
+    """The git revision of the source, with "+" where files were changed; "unknown" outside a checkout."""
+    root = Path(__file__).parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

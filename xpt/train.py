@@ -1,0 +1,300 @@
+"""Pretrain a masked autoencoder on shards.
+
+    deepspeed xpt/train.py --ds_config ds_configs/zero2.json --data.path SHARDS
+    torchrun --nproc_per_node 8 xpt/train.py --preset vit_b_512 --data.path SHARDS
+    xpt-train --preset demo --data.path SHARDS
+
+Running the same command again goes on from the last checkpoint, with the same films, crops and masks
+as if it had never stopped.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from xpt import checkpoint, distributed
+from xpt.config import Config, parse
+from xpt.data.index import ShardSet, open_shards
+from xpt.data.loader import evaluation_loader, train_loader
+from xpt.distributed import Rank
+from xpt.engine import (
+    gradient_norm,
+    precision_of,
+    read_ds_config,
+    set_learning_rate,
+    start_engine,
+    zero_stage,
+)
+from xpt.evaluation import evaluate, predict
+from xpt.files import write_atomically
+from xpt.interval import Interval, NonFiniteError, Report
+from xpt.masking import region_of
+from xpt.models.mae import MAE
+from xpt.pictures import reconstruction_sheet
+from xpt.schedule import learning_rate
+from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
+
+log = logging.getLogger("xpt")
+PICTURE_FILMS = 4
+TOLD_TO_STOP = 75
+"""Exit status of a run that stopped on a signal, with a checkpoint, and can go on (EX_TEMPFAIL)."""
+
+
+def main() -> None:
+    set_up_logging(int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
+    try:
+        config = parse(sys.argv[1:])
+        status = train(config, read_ds_config(config.ds_config), distributed.start())
+    except (ValueError, OSError, NonFiniteError) as error:
+        # The message says what to do; a traceback would only hide it.
+        log.error("%s", error)
+        status = 2
+    finally:
+        distributed.stop()
+    sys.exit(status)
+
+
+def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
+    """The whole run, as seen by one rank; returns the exit status of the process."""
+    settings, run = config.train, Path(config.run_dir)
+    accumulation = settings.accumulation(rank.count)
+    train_set, val_set = open_data(config)
+    make_run_folder(run, rank)
+    stop = StopSignal()
+
+    torch.manual_seed(settings.seed)
+    model = MAE(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    engine = start_engine(model, config, ds, rank)
+    job = checkpoint.Job(
+        config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
+    )
+    images = checkpoint.resume(run, engine, job, rank)
+    last = settings.steps * settings.global_batch
+    run_log = None
+    if rank.is_first:
+        write_provenance(run, config, ds)
+        run_log = RunLog(run, images)
+        describe(config, rank, parameters, train_set, images)
+    if settings.eval_images and images == 0:
+        validate(engine, val_set, config, rank, run_log, images)
+
+    interval, pace, saved_at = Interval(), Pace(images, last), time.monotonic()
+    with train_loader(
+        train_set,
+        config.loader,
+        seed=settings.seed,
+        batch=settings.global_batch,
+        world_size=rank.count,
+        rank=rank.index,
+        accumulation=accumulation,
+        start=images,
+        device=rank.device,
+    ) as batches:
+        while images < last:
+            step = images // settings.global_batch
+            rate = learning_rate(images, settings)
+            set_learning_rate(engine, rate)
+            for _ in range(accumulation):
+                batch = next(batches)
+                prediction = engine(
+                    batch.image_BCHW,
+                    region_of(batch, config),
+                    batch.is_valid_BL,
+                    batch.position_B,
+                    settings.seed,
+                )
+                engine.backward(prediction.loss)
+                engine.step()  # moves the weights at the last micro-batch only
+                interval.add(step, batch.keys, prediction.loss_B)
+            step, images = step + 1, images + settings.global_batch
+
+            is_last = images == last
+            evaluates = bool(settings.eval_images) and (
+                is_last or step % settings.every(settings.eval_images) == 0
+            )
+            saves = is_last or step % settings.every(settings.checkpoint_images) == 0
+            if not (evaluates or saves or step % settings.every(settings.log_images) == 0):
+                continue
+            report = interval.close(
+                grad_norm=gradient_norm(engine),
+                wait_seconds=batches.wait_seconds,
+                replaced=batches.replaced,
+                asked_to_stop=stop.asked,
+                checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
+                world_size=rank.count,
+            )
+            if run_log is not None:
+                report_progress(run_log, pace, report, images, last, rate)
+            if evaluates:
+                validate(engine, val_set, config, rank, run_log, images)
+            if saves or report.checkpoint_due or report.asked_to_stop:
+                checkpoint.save(
+                    run,
+                    engine,
+                    job,
+                    rank,
+                    images=images,
+                    parameters=parameters,
+                    keep=settings.keep_checkpoints,
+                )
+                saved_at = time.monotonic()
+            if report.asked_to_stop and not is_last:
+                log.info("stopped after %s images, as asked; the same command goes on from here", f"{images:,}")
+                return TOLD_TO_STOP
+    log.info("done: %s images; look at %s", f"{images:,}", run)
+    return 0
+
+
+def open_data(config: Config) -> tuple[ShardSet, ShardSet]:
+    """The training and validation splits. Raises ValueError that says how to make shards."""
+    if not config.data.path:
+        raise ValueError(
+            "no shards given: set --data.path or XPT_DATA to a folder made by "
+            "`xpt-shards build SRC... --out DIR` (`xpt-shards phantom DIR` makes an archive to try it on)."
+        )
+    root = Path(config.data.path)
+    return open_shards(root, "train"), open_shards(root, "val")
+
+
+def make_run_folder(run: Path, rank: Rank) -> None:
+    """Make it on rank 0, and let every rank know whether that worked.
+
+    Raises ValueError where it cannot be written to.
+    """
+    problem = None
+    if rank.is_first:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            write_atomically(run / ".writable", b"")
+            (run / ".writable").unlink()
+        except OSError as error:
+            problem = f"--run_dir {run}: cannot write there: {error.strerror}. Give another folder."
+    problem = distributed.from_first(problem)
+    if problem:
+        raise ValueError(problem)
+
+
+def validate(
+    engine: DeepSpeedEngine, val_set: ShardSet, config: Config, rank: Rank, run_log: RunLog | None, images: int
+) -> None:
+    """Validation loss, shared out over the ranks, and reconstruction pictures of the first films.
+
+    Every rank makes the pictures' forward pass too, because ZeRO 3 gathers the weights for it.
+    """
+    micro_batch = config.train.micro_batch_size(rank.count)
+    with evaluation_loader(
+        val_set,
+        config.loader,
+        seed=config.train.seed,
+        batch=micro_batch,
+        world_size=rank.count,
+        rank=rank.index,
+        films=config.train.eval_films,
+        device=rank.device,
+    ) as batches:
+        scores = evaluate(engine, batches, config)
+    with evaluation_loader(
+        val_set,
+        config.loader,
+        seed=config.train.seed,
+        batch=min(micro_batch, PICTURE_FILMS),
+        world_size=1,
+        rank=0,
+        films=PICTURE_FILMS,
+        device=rank.device,
+    ) as batches:
+        made = [(batch, predict(engine, batch, config)) for batch in batches]
+    if run_log is not None:
+        run_log.scalars(images, scores)
+        run_log.picture(images, "reconstruction", reconstruction_sheet(made, config))
+        log.info("validation: loss %.4f, of predicting each patch's mean %.4f", scores["val/loss"], scores["val/patch_mean"])
+
+
+class StopSignal:
+    """Whether this process was asked to stop; the loop looks when all ranks compare notes.
+
+    The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 asks; a second one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, images: int) -> None:
+    settings = config.train
+    log.info(
+        "%s: %.1f M parameters, %d px, %d tokens, %d visible, %d predicted (%s decoder)",
+        config.preset,
+        parameters / 1e6,
+        config.model.side,
+        config.model.tokens,
+        config.kept,
+        config.predicted,
+        config.model.decoder,
+    )
+    log.info(
+        "ranks %d on %s, %s; per step %d images, forward passes per rank %d; attention %s",
+        rank.count,
+        rank.device.type,
+        str(precision_of(config, rank.device)).removeprefix("torch."),
+        settings.global_batch,
+        settings.accumulation(rank.count),
+        config.model.attention,
+    )
+    log.info("%s training films; %s of %s images done", f"{len(train_set):,}", f"{images:,}", f"{settings.images:,}")
+
+
+def report_progress(
+    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float
+) -> None:
+    per_second, left = pace.update(images)
+    scalars = {
+        "loss": report.loss,
+        "lr": rate,
+        "grad_norm": report.grad_norm,
+        "images_per_second": per_second,
+        "data_wait_seconds": report.wait_seconds,
+        "peak_memory_gb": peak_memory_gb(),
+        "replaced": report.replaced,
+    }
+    run_log.scalars(images, scalars)
+    log.info(
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.1f images/s  waited %.1f s  %s left",
+        f"{images:,}",
+        f"{last:,}",
+        100 * images / last,
+        report.loss,
+        rate,
+        report.grad_norm,
+        per_second,
+        report.wait_seconds,
+        left,
+    )
+
+
+def peak_memory_gb() -> float:
+    """Largest memory so far: allocated on the GPU, or resident in this process, in GB (10^9 bytes)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    main()
