@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kernels.checks import check_ids, check_tensor
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, Shaped, UInt8
 
@@ -60,18 +62,21 @@ def gather_patches(
 ) -> UInt8[Tensor, "B N P"]:
     """The patches of each image with the given ids, without cutting out the others.
 
-    Raises ValueError as `grid_of` does, and for an image that is not uint8.
+    Raises ValueError as `grid_of` does, and for other dtypes, shapes or (on the CPU) ids out of range.
     """
     grid_h, grid_w = grid_of(image_BCHW, patch)
-    if image_BCHW.dtype != torch.uint8:
-        raise ValueError(f"image: got {image_BCHW.dtype}, wanted uint8")
+    check_tensor("image", image_BCHW, tuple(image_BCHW.shape), (torch.uint8,), image_BCHW.device)
+    check_tensor("ids", ids_BN, (len(image_BCHW), *ids_BN.shape[1:2]), (torch.int64,), image_BCHW.device)
+    check_ids(ids_BN, grid_h * grid_w)
+    if not ids_BN.numel():
+        return image_BCHW.new_empty(*ids_BN.shape, image_BCHW.shape[1] * patch * patch)
     words_BCHV = _as_words(image_BCHW, patch)
     words_per_row = words_BCHV.shape[-1] // grid_w
     tiles = words_BCHV.unflatten(3, (grid_w, words_per_row)).unflatten(2, (grid_h, patch))
     image_B1 = torch.arange(len(ids_BN), device=ids_BN.device)[:, None]
     # Indices apart from each other put their shape first: [B, N, C, y, words].
     chosen = tiles[image_B1, :, ids_BN // grid_w, :, ids_BN % grid_w]
-    return chosen.view(torch.uint8).flatten(2)
+    return chosen.contiguous().view(torch.uint8).flatten(2)
 
 
 def normalization(mean: float, std: float) -> tuple[float, float]:

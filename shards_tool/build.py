@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from shards_tool.contour import contour_finder
+from shards_tool.contour import MaskFolder, contour_finder
 from shards_tool.files import remove_temporary_files, write_whole
 from shards_tool.ledger import Ledger
 from shards_tool.plan import plan_samples, plan_sha256, scan_inputs, shard_tasks, what_was_found
@@ -88,7 +88,8 @@ def _build(
 ) -> BuildSummary:
     if not sources:
         raise ValueError("no sources: give the folders or files to build from")
-    masks = getattr(contour_finder(settings.contour), "folder", None)
+    finder = contour_finder(settings.contour)
+    masks = finder.folder if isinstance(finder, MaskFolder) else None
     for source in sources:
         if not source.exists():
             raise ValueError(f"no such source: {source}")
@@ -214,6 +215,10 @@ def _write_shards(ledger: Ledger, writer: ShardWriter, tasks: Iterable[ShardTask
                 if isinstance(result, Died):
                     deaths[result.item] += 1
                     log.warning("a worker died at film %s (exit code %d)", result.item, result.exit_code)
+                    if not result.item and deaths[""] >= _MAX_DEATHS:
+                        raise BuildStoppedError(
+                            "workers die before their first film; is there enough memory?"
+                        )
                     crashed = {key for key, count in deaths.items() if count >= _MAX_DEATHS}
                     again.append(dataclasses.replace(task, crashed=task.crashed | crashed))
                     continue

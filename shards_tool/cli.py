@@ -16,6 +16,7 @@ from shards_tool.preview import write_contact_sheet
 from shards_tool.schema import QUARANTINE
 from shards_tool.settings import BuildSettings, BuildStoppedError, BuildSummary
 from shards_tool.verify import Verdict, verify
+from shards_tool.workers import cpu_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +32,9 @@ class Phantom:
 
     def run(self) -> int:
         from shards_tool.phantom import write_archive
-        from shards_tool.workers import cpu_count
 
-        write_archive(
-            self.out,
-            patients=self.patients,
-            seed=self.seed,
-            workers=self.workers if self.workers is not None else cpu_count(),
-        )
+        workers = self.workers if self.workers is not None else cpu_count()
+        write_archive(self.out, patients=self.patients, seed=self.seed, workers=workers)
         return 0
 
 
@@ -117,7 +113,8 @@ def main(args: list[str] | None = None) -> None:
     command = tyro.cli(Command, args=args, prog="xpt-shards", description=__doc__)
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("shards_tool").setLevel(logging.INFO)
     try:
         status = command.run()
     except (ValueError, BuildStoppedError) as error:

@@ -38,7 +38,7 @@ class ContourFinder(Protocol):
 
         Args:
             pixels_HW: the film as read: upright, full range, bone bright.
-            path: of its source file, relative to the source.
+            path: of its source file, from the name of the source folder on.
 
         Raises:
             ValueError: what was asked for cannot be had for this film; it then goes to quarantine.

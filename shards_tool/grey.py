@@ -63,6 +63,8 @@ def grey_table(stored: Values, counts: Counts, rule: GreyRule) -> tuple[Values, 
     values = (
         _look_up(stored, rule.modality_lut) if rule.modality_lut else stored * rule.slope + rule.intercept
     )
+    if not np.isfinite(values).all():
+        raise ValueError("rescale slope or intercept out of range")
     grey, window = _windowed(values, counts, rule)
     if rule.invert:
         grey = 1.0 - grey
@@ -129,6 +131,8 @@ def percentile_window(values: Values, counts: Counts) -> tuple[float, float]:
 def apply_rule(pixels: np.ndarray, rule: GreyRule) -> tuple[npt.NDArray[np.uint16], str]:
     """Grey of an image of stored values, 0 to 65535, and the window used."""
     low, high = pixels.min(), pixels.max()
+    if not np.isfinite([low, high]).all():
+        raise ValueError("pixels that are no numbers")
     if np.issubdtype(pixels.dtype, np.integer) and int(high) - int(low) < 2**16:
         index = pixels.astype(np.int32) - int(low)
         stored = np.arange(int(low), int(high) + 1, dtype=np.float64)

@@ -27,7 +27,7 @@ def read_picture(content: bytes) -> Film:
         warnings.simplefilter("ignore")  # Pillow's own bomb warning comes before our bound is checked
         try:
             # Pillow, not OpenCV: OpenCV returns a truncated JPEG half grey and reports nothing.
-            image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "MPO"))
+            image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         except UnidentifiedImageError as error:
             raise ValueError("damaged PNG or JPEG header") from error
         check_size(image.height, image.width)

@@ -60,6 +60,11 @@ def source_root(source: Path) -> Path:
     return source if source.is_dir() else source.parent
 
 
+def named_path(root: Path, path: str) -> PurePosixPath:
+    """A file's path from its source's own name on, as contour finders see it."""
+    return PurePosixPath(root.name, path)
+
+
 def walk(sources: list[Path], exclude: Iterable[Path]) -> Iterator[Found]:
     """Every file of the sources, except what lies under an excluded path. Links to folders are not followed.
 
@@ -172,7 +177,7 @@ class Scanner:
     def _film(self, found: Found, digest: str, header: Header | None) -> Scanned:
         mask_sha256 = ""
         if self.masks is not None:
-            mask = MaskFolder(self.masks).mask_path(PurePosixPath(found.path))
+            mask = MaskFolder(self.masks).mask_path(named_path(self.roots[found.source], found.path))
             mask_sha256 = hashlib.sha256(mask.read_bytes()).hexdigest() if mask else ""
         film = Scanned(found=found, state="film", digest=digest, mask_sha256=mask_sha256)
         if header is None:
@@ -189,6 +194,8 @@ class Scanner:
 
 
 def plain(error: Exception) -> str:
-    """An exception on one line."""
-    words = " ".join(plain_text(error).split())
-    return words[:300] if words else type(error).__name__
+    """An exception on one line; of kinds whose text alone says little, the kind as well."""
+    words = plain_text(error)[:300]
+    if isinstance(error, ValueError | OSError | RuntimeError) and words:
+        return words
+    return f"{type(error).__name__}: {words}"

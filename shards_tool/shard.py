@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -19,7 +19,7 @@ from shards_tool.ledger import LeftOut, Planned, ShardFile
 from shards_tool.letterbox import letterbox, letterbox_contour
 from shards_tool.picture import read_picture
 from shards_tool.privacy import keyed_hash
-from shards_tool.scan import plain
+from shards_tool.scan import named_path, plain
 from shards_tool.schema import INDEX_DTYPE, SampleRecord, shard_name
 from shards_tool.tar import Member, TarWriter, idx_text
 from shards_tool.workers import Step
@@ -36,7 +36,7 @@ class ShardTask:
     """SHA-256 of all that decides this shard."""
     samples: list[Planned]
     crashed: frozenset[str] = frozenset()
-    """Keys of films whose decoding ended a worker, twice."""
+    """Keys of films that are not to be tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class ShardWriter:
                 step(planned.key)
                 try:
                     if planned.key in task.crashed:
-                        raise ValueError("the decoder crashed on it")
+                        raise ValueError("two workers died decoding it")
                     image, contour, record = self._make(planned, finder)
                 except Exception as error:
                     # Decoders raise nearly anything on damaged input; it costs this film only.
@@ -111,7 +111,7 @@ class ShardWriter:
         if keyed_hash(self.key, "file", hashlib.sha256(content).hexdigest()) != planned.digest:
             raise ValueError("the file changed during the build")
         film = read_film(content)
-        contour = finder(film.pixels_HW, PurePosixPath(planned.path))
+        contour = finder(film.pixels_HW, named_path(self.roots[planned.source], planned.path))
         canvas_HW, box = letterbox(film.pixels_HW, self.side)
         height, width = film.pixels_HW.shape
         record = SampleRecord(

@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
-import io
 import json
+import mmap
+import os
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import cv2
 import numpy as np
@@ -98,7 +100,7 @@ def verify(root: Path, *, workers: int | None = None) -> Verdict:
                 result = [Fault(where=f"{check.split}/{check.name}", key=result.item, what=what)]
             faults.extend(result)
             bar.note(f"{len(faults)} faults" if faults else "")
-    faults += _check_patients(root)
+    faults += _check_patients(root, manifest)
     faults.sort(key=dataclasses.astuple)
     splits = {}
     for split in SPLITS:
@@ -194,9 +196,8 @@ def _check_strays(root: Path, manifest: dict) -> Iterator[Fault]:
             yield Fault(where=name, key="", what="does not belong to the data set")
 
 
-def _check_patients(root: Path) -> Iterator[Fault]:
+def _check_patients(root: Path, manifest: dict) -> Iterator[Fault]:
     """No patient may be in two splits, no key may occur twice, and the quarantine's rows are counted."""
-    manifest = read_manifest(root)
     try:
         samples = pq.read_table(root / SAMPLES, columns=["split", "patient", "key"])
         quarantined = pq.read_metadata(root / QUARANTINE).num_rows
@@ -229,12 +230,21 @@ def check_shard(check: ShardCheck, step: Step) -> list[Fault]:
 
 
 def _shard_faults(check: ShardCheck, where: str, step: Step) -> Iterator[Fault]:
-    path = check.root / check.split / check.name
     try:
-        content = path.read_bytes()
+        file = (check.root / check.split / check.name).open("rb")
     except OSError as error:
         yield Fault(where=where, key="", what=f"cannot be read: {error.strerror}")
         return
+    with file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield Fault(where=where, key="", what="empty")
+            return
+        # Mapped, so that checking a shard of lossless films takes no more memory than one of them.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield from _content_faults(check, where, content, step)
+
+
+def _content_faults(check: ShardCheck, where: str, content: mmap.mmap, step: Step) -> Iterator[Fault]:
     if len(content) != check.bytes:
         yield Fault(where=where, key="", what=f"{len(content)} bytes, the manifest says {check.bytes}")
     if hashlib.sha256(content).hexdigest() != check.sha256:
@@ -275,18 +285,19 @@ def _shard_faults(check: ShardCheck, where: str, step: Step) -> Iterator[Fault]:
         yield Fault(where=SAMPLES, key="", what=f"its rows for {where} differ from the records in the tar")
 
 
-def _members(content: bytes) -> dict[str, list[Member]]:
+def _members(content: mmap.mmap) -> dict[str, list[Member]]:
     """Files of a tar by sample, in their order."""
     samples: dict[str, list[Member]] = {}
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+    content.seek(0)
+    with tarfile.open(fileobj=cast(IO[bytes], content), mode="r:") as tar:
         for info in tar:
             end = info.offset_data + info.size
             if not info.isreg() or end > len(content):
                 raise ValueError(f"{info.name} is no file, or cut off")
-            data = memoryview(content)[info.offset_data : end]
-            member = Member(name=info.name, offset=info.offset_data, size=info.size, crc32=zlib.crc32(data))
+            crc32 = zlib.crc32(content[info.offset_data : end])
+            member = Member(name=info.name, offset=info.offset_data, size=info.size, crc32=crc32)
             samples.setdefault(info.name.split(".", 1)[0], []).append(member)
-    if not content.endswith(b"\0" * (2 * tarfile.BLOCKSIZE)):
+    if content[-2 * tarfile.BLOCKSIZE :] != b"\0" * (2 * tarfile.BLOCKSIZE):
         raise ValueError("no end-of-archive mark: cut off")
     return samples
 
@@ -310,7 +321,7 @@ def _index_entries(check: ShardCheck) -> np.ndarray | None:
     return entries if index.dtype == np.dtype(INDEX_DTYPE) and len(entries) == check.samples else None
 
 
-def _check_sample(check: ShardCheck, key: str, members: list[Member], content: bytes) -> dict:
+def _check_sample(check: ShardCheck, key: str, members: list[Member], content: mmap.mmap) -> dict:
     """The sample's record; raises ValueError for a fault."""
     suffix = "jpg" if check.format == "jpeg" else "png"
     names = [member.name for member in members]

@@ -104,7 +104,7 @@ def run_tasks(
                         pool.remove(worker)
                     else:
                         worker.task = following
-                        worker.pipe.send(following)
+                        _send(worker.pipe, following)
                     yield done, content
     finally:
         for worker in pool:
@@ -129,8 +129,14 @@ def _start(context: Any, work: Callable[[T, Step], R], task: T) -> _Worker:  # n
     process = context.Process(target=_serve, args=(work, theirs), daemon=True)
     process.start()
     theirs.close()  # so that its end is seen when the worker dies
-    ours.send(task)
+    _send(ours, task)
     return _Worker(process=process, pipe=ours, task=task)
+
+
+def _send(pipe: Connection, task: object) -> None:
+    """Hand out a task; a worker that is dead already is noticed when its answer is awaited."""
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(task)
 
 
 def _stop(worker: _Worker) -> None:

@@ -82,7 +82,9 @@ def test_no_file_beside_train_shadows_a_library():
 
 def test_kernels_is_ours_from_any_folder(tmp_path: Path):
     code = "import kernels; print(kernels.__file__)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert Path(run.stdout.strip()) == ROOT / "kernels" / "__init__.py"
 
 
@@ -101,5 +103,7 @@ def test_models_run_where_neither_deepspeed_nor_dali_is_installed(tmp_path: Path
         "loss.backward()\n"
         "print(torch.isfinite(loss).item())\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == "True"

@@ -160,8 +160,9 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
     ours = json.loads(json.dumps(dataclasses.asdict(job.config)))
     different = differing_fields(ours, description["config"])
     if description["data_hash"] != job.data_hash:
-        different.append(f"data set: manifest {description['data_hash'][:12]} in the checkpoint, "
-                         f"{job.data_hash[:12]} now")
+        different.append(
+            f"data set: manifest {description['data_hash'][:12]} in the checkpoint, {job.data_hash[:12]} now"
+        )
     if different:
         lines = "\n  ".join(different)
         raise ValueError(

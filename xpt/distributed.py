@@ -84,7 +84,11 @@ def from_first(value: T) -> T:
 def _environment() -> dict[str, str]:
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
-        ranks = {"RANK": env["RANK"], "WORLD_SIZE": env["WORLD_SIZE"], "LOCAL_RANK": env.get("LOCAL_RANK", "0")}
+        ranks = {
+            "RANK": env["RANK"],
+            "WORLD_SIZE": env["WORLD_SIZE"],
+            "LOCAL_RANK": env.get("LOCAL_RANK", "0"),
+        }
     elif "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
         ranks = {
             "RANK": env["SLURM_PROCID"],

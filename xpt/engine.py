@@ -109,7 +109,8 @@ def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Ran
 
 
 def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
-    for group in engine.optimizer.param_groups:  # pyright: ignore[reportOptionalMemberAccess]
+    optimizer: Any = engine.optimizer  # ZeRO's wrappers share no base class that has the groups
+    for group in optimizer.param_groups:
         group["lr"] = rate
 
 
@@ -128,4 +129,3 @@ def load_state(engine: DeepSpeedEngine, folder: Path) -> None:
     """The inverse of `save_state`, for the same number of ranks and ZeRO stage."""
     loaded, _ = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
     assert loaded is not None, folder
-

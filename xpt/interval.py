@@ -21,8 +21,8 @@ class NonFiniteError(RuntimeError):
         self.steps, self.keys = steps, keys
         films = f"in films {', '.join(keys)}" if keys else "in the gradient, with every film's loss finite"
         super().__init__(
-            f"non-finite values at step {', '.join(map(str, steps))}, {films}. Nothing was saved after the last "
-            "checkpoint. Look at those films with `xpt-shards preview`; if they are sound, lower "
+            f"non-finite values at step {', '.join(map(str, steps))}, {films}. Nothing was saved after the "
+            "last checkpoint. Look at those films with `xpt-shards preview`; if they are sound, lower "
             "--train.base_lr or set --train.clip_norm, and start again from the last checkpoint."
         )
 
@@ -74,7 +74,9 @@ class Interval:
         host = torch.tensor(
             [wait_seconds, replaced, asked_to_stop, checkpoint_due], dtype=torch.float64, device=device
         )
-        totals = torch.cat([torch.stack([losses_NB.double().mean(), is_bad.double(), grad_norm.double()]), host])
+        totals = torch.cat(
+            [torch.stack([losses_NB.double().mean(), is_bad.double(), grad_norm.double()]), host]
+        )
         loss, bad, norm, wait, replaced_all, stop, due = (all_reduce(totals) / world_size).tolist()
         if bad > 0:
             raise self._non_finite(is_bad_NB.tolist())

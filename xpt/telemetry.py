@@ -34,7 +34,7 @@ class RunLog:
     """The files of a run folder that grow: written by rank 0 only."""
 
     def __init__(self, run: Path, images: int) -> None:
-        """Go on after `images` images: lines that a stopped run wrote past its last checkpoint are dropped."""
+        """Go on after `images` images: what a stopped run wrote past its last checkpoint is dropped."""
         self._metrics = run / "metrics.jsonl"
         _truncate(self._metrics, images)
         self._pictures = run / "pictures"

@@ -8,7 +8,6 @@ Running the same command again goes on from the last checkpoint, with the same f
 as if it had never stopped.
 """
 
-import json
 import logging
 import os
 import resource
@@ -92,7 +91,9 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     interval, pace, saved_at = Interval(), Pace(images, last), time.monotonic()
     with train_loader(
         train_set,
-        config.loader,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
         seed=settings.seed,
         batch=settings.global_batch,
         world_size=rank.count,
@@ -150,7 +151,9 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                 )
                 saved_at = time.monotonic()
             if report.asked_to_stop and not is_last:
-                log.info("stopped after %s images, as asked; the same command goes on from here", f"{images:,}")
+                log.info(
+                    "stopped after %s images, as asked; the same command goes on from here", f"{images:,}"
+                )
                 return TOLD_TO_STOP
     log.info("done: %s images; look at %s", f"{images:,}", run)
     return 0
@@ -186,7 +189,12 @@ def make_run_folder(run: Path, rank: Rank) -> None:
 
 
 def validate(
-    engine: DeepSpeedEngine, val_set: ShardSet, config: Config, rank: Rank, run_log: RunLog | None, images: int
+    engine: DeepSpeedEngine,
+    val_set: ShardSet,
+    config: Config,
+    rank: Rank,
+    run_log: RunLog | None,
+    images: int,
 ) -> None:
     """Validation loss, shared out over the ranks, and reconstruction pictures of the first films.
 
@@ -195,7 +203,9 @@ def validate(
     micro_batch = config.train.micro_batch_size(rank.count)
     with evaluation_loader(
         val_set,
-        config.loader,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
         seed=config.train.seed,
         batch=micro_batch,
         world_size=rank.count,
@@ -206,7 +216,9 @@ def validate(
         scores = evaluate(engine, batches, config)
     with evaluation_loader(
         val_set,
-        config.loader,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
         seed=config.train.seed,
         batch=min(micro_batch, PICTURE_FILMS),
         world_size=1,
@@ -218,7 +230,11 @@ def validate(
     if run_log is not None:
         run_log.scalars(images, scores)
         run_log.picture(images, "reconstruction", reconstruction_sheet(made, config))
-        log.info("validation: loss %.4f, of predicting each patch's mean %.4f", scores["val/loss"], scores["val/patch_mean"])
+        log.info(
+            "validation: loss %.4f, of predicting each patch's mean %.4f",
+            scores["val/loss"],
+            scores["val/patch_mean"],
+        )
 
 
 class StopSignal:
@@ -258,12 +274,15 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
         settings.accumulation(rank.count),
         config.model.attention,
     )
-    log.info("%s training films; %s of %s images done", f"{len(train_set):,}", f"{images:,}", f"{settings.images:,}")
+    log.info(
+        "%s training films; %s of %s images done",
+        f"{len(train_set):,}",
+        f"{images:,}",
+        f"{settings.images:,}",
+    )
 
 
-def report_progress(
-    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float
-) -> None:
+def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float) -> None:
     per_second, left = pace.update(images)
     scalars = {
         "loss": report.loss,

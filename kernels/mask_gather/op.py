@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.backend import Backend, use_triton
+from kernels.checks import check_tensor
 from kernels.mask_gather import reference
 from kernels.mask_gather.reference import RATE_ONE, MaskedPatches
 from kernels.patches import grid_of, normalization
@@ -22,7 +23,7 @@ def mask_and_gather(
     image_BCHW: UInt8[Tensor, "B C H W"],
     contour_BL: Float32[Tensor, "B L"],
     is_valid_BL: Bool[Tensor, "B L"],
-    position_B: Int64[Tensor, "B"],
+    position_B: Int64[Tensor, " B"],
     *,
     seed: int,
     keep: int,
@@ -69,12 +70,15 @@ def mask_and_gather(
     """
     grid_h, grid_w = grid_of(image_BCHW, patch)
     images, length = len(image_BCHW), grid_h * grid_w
-    _check("image", image_BCHW, tuple(image_BCHW.shape), torch.uint8, image_BCHW.device)
-    _check("contour", contour_BL, (images, length), torch.float32, image_BCHW.device)
-    _check("is_valid", is_valid_BL, (images, length), torch.bool, image_BCHW.device)
-    _check("position", position_B, (images,), torch.int64, image_BCHW.device)
-    if contour_BL.device.type == "cpu" and not bool(((contour_BL >= 0) & (contour_BL <= 1)).all()):
-        raise ValueError("contour: got values outside [0, 1] or NaN, wanted the covered fraction of each patch")
+    device = image_BCHW.device
+    check_tensor("image", image_BCHW, tuple(image_BCHW.shape), (torch.uint8,), device)
+    check_tensor("contour", contour_BL, (images, length), (torch.float32,), device)
+    check_tensor("is_valid", is_valid_BL, (images, length), (torch.bool,), device)
+    check_tensor("position", position_B, (images,), (torch.int64,), device)
+    if device.type == "cpu" and not bool(((contour_BL >= 0) & (contour_BL <= 1)).all()):
+        raise ValueError(
+            "contour: got values outside [0, 1] or NaN, wanted the covered fraction of each patch"
+        )
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: got {seed}, wanted 0 <= seed < 2**64")
     if not 1 <= keep <= length:
@@ -89,7 +93,7 @@ def mask_and_gather(
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype: got {dtype}, wanted float32, bfloat16 or float16")
     normalization(mean, std)
-    if use_triton(backend, image_BCHW.device):
+    if use_triton(backend, device):
         from kernels.mask_gather import triton_kernel
 
         implementation = triton_kernel.mask_and_gather
@@ -113,7 +117,7 @@ def mask_and_gather(
     )
 
 
-def rect_contour(grid: int) -> Float[Tensor, "L"]:
+def rect_contour(grid: int) -> Float[Tensor, " L"]:
     """The rectangle of arXiv 2404.17926's released code on a grid of `grid` x `grid` patches, as a contour.
 
     Rows 0.25 G + 1 to 0.75 G, columns 0.125 G + 1 to 0.75 G, the same for every image.
@@ -121,14 +125,6 @@ def rect_contour(grid: int) -> Float[Tensor, "L"]:
     contour = torch.zeros(grid, grid)
     contour[int(0.25 * grid + 1) : int(0.75 * grid + 1), int(0.125 * grid + 1) : int(0.75 * grid + 1)] = 1
     return contour.flatten()
-
-
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    if tuple(tensor.shape) != shape or tensor.dtype != dtype or tensor.device != device:
-        raise ValueError(
-            f"{name}: got {tensor.dtype} of shape {list(tensor.shape)} on {tensor.device}, "
-            f"wanted {dtype} of shape {list(shape)} on {device}"
-        )
 
 
 def _quantized(name: str, rate: float) -> int:

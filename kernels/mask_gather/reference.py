@@ -69,7 +69,7 @@ def mask_and_gather(
     image_BCHW: UInt8[Tensor, "B C H W"],
     contour_BL: Float[Tensor, "B L"],
     is_valid_BL: Bool[Tensor, "B L"],
-    position_B: Int64[Tensor, "B"],
+    position_B: Int64[Tensor, " B"],
     *,
     seed: int,
     keep: int,
@@ -106,7 +106,7 @@ def mask_and_gather(
 def select_stratified(
     contour_BL: Float[Tensor, "B L"],
     is_valid_BL: Bool[Tensor, "B L"],
-    position_B: Int64[Tensor, "B"],
+    position_B: Int64[Tensor, " B"],
     *,
     seed: int,
     keep: int,
@@ -118,7 +118,12 @@ def select_stratified(
     inside_B, valid_B = is_inside_BL.sum(1), is_valid_BL.sum(1)
     rounding_B = draws(seed, position_B, STREAM_ROUNDING, 1)[:, 0] >> 16
     kept_inside_B = stratum_size(
-        inside_B, valid_B - inside_B, rounding_B, keep=keep, rate_inside=rate_inside, rate_outside=rate_outside
+        inside_B,
+        valid_B - inside_B,
+        rounding_B,
+        keep=keep,
+        rate_inside=rate_inside,
+        rate_outside=rate_outside,
     )
     group_BL = torch.where(is_valid_BL, 1 - is_inside_BL.long(), 2)
     key_BL = (group_BL << 30) | (draws(seed, position_B, STREAM_MASK, contour_BL.shape[1]) >> 2)
@@ -130,14 +135,14 @@ def select_stratified(
 
 
 def stratum_size(
-    inside_B: Int64[Tensor, "B"],
-    outside_B: Int64[Tensor, "B"],
-    rounding_B: Int64[Tensor, "B"],
+    inside_B: Int64[Tensor, " B"],
+    outside_B: Int64[Tensor, " B"],
+    rounding_B: Int64[Tensor, " B"],
     *,
     keep: int,
     rate_inside: int,
     rate_outside: int,
-) -> Int64[Tensor, "B"]:
+) -> Int64[Tensor, " B"]:
     """How many patches are kept inside, from the regions' sizes and a draw in [0, 2^16)."""
     kept_B = (inside_B + outside_B).clamp(max=keep)
     part_B = inside_B * rate_inside
@@ -151,7 +156,7 @@ def stratum_size(
 def select_weighted(
     contour_BL: Float[Tensor, "B L"],
     is_valid_BL: Bool[Tensor, "B L"],
-    position_B: Int64[Tensor, "B"],
+    position_B: Int64[Tensor, " B"],
     *,
     seed: int,
     keep: int,
@@ -205,7 +210,7 @@ def inclusion_weights(
 def select_predicted(
     is_visible_BL: Bool[Tensor, "B L"],
     is_valid_BL: Bool[Tensor, "B L"],
-    position_B: Int64[Tensor, "B"],
+    position_B: Int64[Tensor, " B"],
     *,
     seed: int,
     predict: int,

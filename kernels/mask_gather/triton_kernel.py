@@ -1,4 +1,6 @@
-# ruff: noqa: ANN001, ANN201 - Triton gives the arguments of its functions their types
+# ruff: noqa: ANN001, ANN201 - Triton gives the arguments of its functions their types,
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# and compiles another language than Python.
 """Masking and gathering in one Triton kernel, from the uint8 image to normalised visible patches.
 
 The selection of an image is small: 6,400 keys. It reads 32 KB and its cost is latency. The gather is what
@@ -202,9 +204,10 @@ def mask_gather_kernel(
         slots = tl.cdiv(K, tl.num_programs(1) - 1)
         first = (share - 1) * slots
         last = tl.minimum(first + slots, K)
-        slot = tl.cumsum(is_visible.to(tl.int32), 0) - 1
-        is_mine = is_visible & (slot >= first) & (slot < last)
-        tl.store(visible + b * K + slot, index.to(tl.int64), mask=is_mine)
+        # Slots before `first` wrap to large numbers, and one comparison tells what is this program's.
+        slot = tl.where(is_visible, tl.cumsum(is_visible.to(tl.int32), 0) - 1 - first, -1)
+        is_mine = slot.to(tl.uint32) < tl.maximum(last - first, 0).to(tl.uint32)
+        tl.store(visible + b * K + first + slot, index.to(tl.int64), mask=is_mine)
         # Each program reads back what its own threads have just written.
         tl.debug_barrier()
         P: tl.constexpr = CHANNELS * PATCH * PATCH

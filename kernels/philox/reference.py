@@ -44,7 +44,7 @@ def philox(seed: int, block: Tensor, position_low: Tensor, position_high: Tensor
     return c0, c1, c2, c3
 
 
-def draws(seed: int, position_B: Int64[Tensor, "B"], stream: int, count: int) -> Int64[Tensor, "B count"]:
+def draws(seed: int, position_B: Int64[Tensor, " B"], stream: int, count: int) -> Int64[Tensor, "B count"]:
     """`count` uniform draws in [0, 2^32) for each position (each 0 <= position < 2^63).
 
     Raises:

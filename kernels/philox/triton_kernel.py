@@ -1,4 +1,6 @@
-# ruff: noqa: ANN001, ANN201 - Triton gives the arguments of its functions their types
+# ruff: noqa: ANN001, ANN201 - Triton gives the arguments of its functions their types,
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# and compiles another language than Python.
 """Philox4x32-10 inside Triton kernels: the bits of `kernels.philox.reference`."""
 
 import triton

@@ -192,8 +192,7 @@ def _make_all(out: Path, todo: list[Study], workers: int) -> Iterator[dict[str, 
 
 
 def _start_worker() -> None:
-    """One thread per process; Ctrl-C is the parent's to handle, and a killed parent takes us along."""
-    cv2.setNumThreads(1)
+    """Ctrl-C is the parent's to handle, and a killed parent takes us along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,5 +1,7 @@
 """From a body and an exposure to a film: attenuation, scatter, quanta, film response, borders, marker."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import cv2
@@ -108,6 +110,18 @@ def chest_of(spec: FilmSpec) -> Chest:
     return chest
 
 
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """OpenCV's filters round differently where its threads divide a picture."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@_one_opencv_thread()
 def render_film(spec: FilmSpec, *, scale: float = 1.0) -> Film:
     """Renders `spec` with `scale` times its pixels per side; the same body, coarser or finer.
 

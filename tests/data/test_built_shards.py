@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from shards_tool.build import BuildSettings, build
+from xpt.config import DataConfig
 from xpt.data.index import open_shards
 from xpt.data.loader import evaluation_loader, train_loader
-from xpt.data.settings import LoaderSettings
 
 SIDE = 64
 
@@ -37,9 +37,18 @@ def test_loads_films_and_contours_of_a_real_build(tmp_path: Path):
     )
     shards = open_shards(tmp_path / "shards", "train")
     assert len(shards) == 10 and shards.shard_sizes.tolist() == [4, 4, 2]
-    settings = LoaderSettings(side=SIDE, patch=8, crop_scale=(1.0, 1.0), flip=0.0, threads=2)
+    settings = DataConfig(crop_scale=(1.0, 1.0), flip=0.0, threads=2)
     loader = evaluation_loader(
-        shards, settings, seed=0, batch=10, world_size=1, rank=0, films=None, device=torch.device("cpu")
+        shards,
+        settings,
+        side=SIDE,
+        patch=8,
+        seed=0,
+        batch=10,
+        world_size=1,
+        rank=0,
+        films=None,
+        device=torch.device("cpu"),
     )
     with loader:
         (batch,) = loader
@@ -58,7 +67,9 @@ def test_loads_films_and_contours_of_a_real_build(tmp_path: Path):
 
     with train_loader(
         shards,
-        LoaderSettings(side=SIDE, patch=8, threads=2),
+        DataConfig(threads=2),
+        side=SIDE,
+        patch=8,
         seed=0,
         batch=5,
         world_size=1,

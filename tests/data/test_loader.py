@@ -12,18 +12,16 @@ import torch
 
 from shards_tool import schema
 from tests.data.conftest import SIDE, Film, encoded, grey, random_film, write_shards
+from xpt.config import DataConfig
 from xpt.data.crop import draw_windows
 from xpt.data.index import open_shards
 from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
 from xpt.data.order import reserve
 from xpt.data.pipeline import PicturePipeline
 from xpt.data.reader import ShardReader
-from xpt.data.settings import LoaderSettings
 
 CPU = torch.device("cpu")
-SETTINGS = LoaderSettings(
-    side=32,
-    patch=8,
+SETTINGS = DataConfig(
     crop_scale=(0.3, 1.0),
     flip=0.5,
     window_shards=2,
@@ -31,14 +29,16 @@ SETTINGS = LoaderSettings(
     readers=2,
     max_bad_share=1.0,
 )
-FRAMES = LoaderSettings(side=SIDE, patch=8, crop_scale=(1.0, 1.0), flip=0.0, threads=2, readers=2, prefetch=3)
+FRAMES = DataConfig(crop_scale=(1.0, 1.0), flip=0.0, threads=2, readers=2, prefetch=3)
 BATCH = 8
 
 
 def training(
     folder: Path,
-    settings: LoaderSettings = SETTINGS,
+    settings: DataConfig = SETTINGS,
     *,
+    side: int = 32,
+    patch: int = 8,
     batch: int = BATCH,
     world_size: int = 1,
     rank: int = 0,
@@ -49,6 +49,8 @@ def training(
     return train_loader(
         open_shards(folder, "train"),
         settings,
+        side=side,
+        patch=patch,
         seed=42,
         batch=batch,
         world_size=world_size,
@@ -61,7 +63,7 @@ def training(
 
 def evaluation(
     folder: Path,
-    settings: LoaderSettings = FRAMES,
+    settings: DataConfig = FRAMES,
     *,
     batch: int = 3,
     world_size: int = 1,
@@ -71,6 +73,8 @@ def evaluation(
     return evaluation_loader(
         open_shards(folder, "train"),
         settings,
+        side=SIDE,
+        patch=8,
         seed=42,
         batch=batch,
         world_size=world_size,
@@ -164,7 +168,7 @@ def test_batch_has_the_promised_shapes_and_types(shard_folder: Path):
 def test_full_frame_is_bit_exact(tmp_path: Path, suffix: str):
     films = [random_film(n, suffix=suffix) for n in range(7)]
     folder = write_shards(tmp_path / "s", films)
-    for loader in (training(folder, FRAMES, batch=7), evaluation(folder, batch=7)):
+    for loader in (training(folder, FRAMES, side=SIDE, batch=7), evaluation(folder, batch=7)):
         with loader:
             batch = next(loader)
         for n, key in enumerate(batch.keys):
@@ -173,8 +177,8 @@ def test_full_frame_is_bit_exact(tmp_path: Path, suffix: str):
 
 def test_resampling_returns_a_full_frame_as_it_is(tmp_path: Path):
     films = [random_film(n, suffix=".png") for n in range(6)]
-    settings = LoaderSettings(side=SIDE, patch=8, crop_scale=(1.0, 1.0), flip=1.0, threads=2)
-    with training(write_shards(tmp_path / "s", films), settings, batch=6) as loader:
+    settings = DataConfig(crop_scale=(1.0, 1.0), flip=1.0, threads=2)
+    with training(write_shards(tmp_path / "s", films), settings, side=SIDE, batch=6) as loader:
         batch = next(loader)
     for n, key in enumerate(batch.keys):
         np.testing.assert_array_equal(
@@ -240,8 +244,8 @@ def test_contour_samples_show_what_the_cropped_and_mirrored_image_shows(tmp_path
 
 def test_covered_shares_are_those_of_the_cropped_and_mirrored_image(tmp_path: Path):
     folder = write_shards(tmp_path / "s", self_portraits(24))
-    settings = LoaderSettings(side=SIDE, patch=16, crop_scale=(0.3, 0.9), flip=0.5, threads=2)
-    with training(folder, settings, batch=24) as loader:
+    settings = DataConfig(crop_scale=(0.3, 0.9), flip=0.5, threads=2)
+    with training(folder, settings, side=SIDE, patch=16, batch=24) as loader:
         batch = next(loader)
     for share_BL, threshold in ((batch.chest_BL, 70), (batch.lung_BL, 170)):
         is_above_BHW = (batch.image_BCHW[:, 0] > threshold).float()
@@ -257,8 +261,8 @@ def test_letterbox_bars_are_not_valid_and_the_rest_is(tmp_path: Path):
     pixels = np.zeros((SIDE, SIDE), dtype=np.uint8)
     pixels[:, 20:44] = 200
     film = Film(image=encoded(".png", pixels), contour=random_film(0).contour, box=(0, 20, SIDE, 44))
-    settings = LoaderSettings(side=SIDE, patch=8, crop_scale=(0.3, 1.0), flip=0.5, threads=2)
-    with training(write_shards(tmp_path / "s", [film]), settings, batch=32) as loader:
+    settings = DataConfig(crop_scale=(0.3, 1.0), flip=0.5, threads=2)
+    with training(write_shards(tmp_path / "s", [film]), settings, side=SIDE, batch=32) as loader:
         batch = next(loader)
     brightest_BL = batch.image_BCHW.reshape(32, 8, 8, 8, 8).amax(dim=(2, 4)).flatten(1)
     assert (brightest_BL[batch.is_valid_BL] > 0).all()
@@ -414,7 +418,6 @@ def test_world_size_that_does_not_divide_the_batch_is_refused(shard_folder: Path
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("side", 30),
         ("crop_scale", (0.0, 1.0)),
         ("crop_scale", (0.9, 0.8)),
         ("flip", 1.5),

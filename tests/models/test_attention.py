@@ -52,7 +52,9 @@ def test_cross_attention_on_itself_is_self_attention():
 def test_flash_attention_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch):
     for name in ("flash_attn", "flash_attn.cute"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=r"flash-attn cannot be imported.*xpt\[flash\].*--model.attention sdpa"):
+    with pytest.raises(
+        ValueError, match=r"flash-attn cannot be imported.*xpt\[flash\].*--model.attention sdpa"
+    ):
         attention_function("flash_attn")
 
 
@@ -66,7 +68,7 @@ def test_flash_attention_gets_its_own_layout(monkeypatch: pytest.MonkeyPatch, ve
         return plain(q, k, v) if version == 2 else (plain(q, k, v), None)
 
     package, cute = types.ModuleType("flash_attn"), types.ModuleType("flash_attn.cute")
-    setattr(package if version == 2 else cute, "flash_attn_func", flash_attn_func)
+    vars(package if version == 2 else cute)["flash_attn_func"] = flash_attn_func
     monkeypatch.setitem(sys.modules, "flash_attn", package)
     monkeypatch.setitem(sys.modules, "flash_attn.cute", cute)
     torch.manual_seed(0)

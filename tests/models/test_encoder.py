@@ -74,5 +74,5 @@ def test_matrices_start_xavier_uniform_and_the_class_token_small():
     weight = model.patch_embed.proj.weight
     bound = (6 / (64 + 32)) ** 0.5
     assert 0.95 * bound < weight.abs().max() <= bound
-    assert model.blocks[0].attn.qkv.bias.abs().max() == 0
+    assert model.state_dict()["blocks.0.attn.qkv.bias"].abs().max() == 0
     assert 0.005 < model.cls_token.std() < 0.05

@@ -60,10 +60,8 @@ def test_masks_follow_the_film_not_its_place_in_the_batch(films):
 
 def test_the_chest_is_masked_more_than_its_surroundings(films):
     config = dataclasses.replace(tiny(), mask=MaskConfig(ratio=0.5, keep_inside=0.1, keep_outside=0.3))
-    image, contour, valid, _ = films
-    positions = torch.arange(300)
-    out = MAE(config)(image[:1].expand(300, -1, -1, -1), contour[:1].expand(300, -1), valid[:1].expand(300, -1),
-                      positions, 0)  # fmt: skip
+    image, contour, valid = (t[:1].repeat_interleave(300, 0) for t in films[:3])
+    out = MAE(config)(image, contour, valid, torch.arange(300), 0)
     kept_inside = contour[0][out.visible_BK].mean()
     n_inside = contour[0].sum()
     wanted = 0.1 * n_inside / (0.1 * n_inside + 0.3 * (36 - n_inside))

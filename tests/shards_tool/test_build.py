@@ -143,15 +143,18 @@ def test_patients_stay_in_their_split_when_others_join(archive: Path, key_file: 
     assert all(after[key]["split"] == record["split"] for key, record in before.items())
 
 
+@pytest.mark.parametrize("place", ["", "archive"])
 def test_masks_become_contours_and_films_without_one_are_counted(
-    archive: Path, key_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    archive: Path, key_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
 ):
+    """Masks may mirror the source folder's content, or the folder itself."""
     mask = np.zeros((96, 80), dtype=np.uint8)
     mask[20:60, 10:30] = mask[20:60, 50:70] = 255
-    (archive / "masks" / "dicom").mkdir(parents=True)
+    masks = archive / "masks"
     for name in ("a", "dicom/1"):
-        cv2.imwrite(str(archive / "masks" / f"{name}.png"), mask)
-    settings = dataclasses.replace(SMALL, contour=f"masks:{archive / 'masks'}")
+        (masks / place / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(masks / place / f"{name}.png"), mask)
+    settings = dataclasses.replace(SMALL, contour=f"masks:{masks}")
     summary = build([archive], tmp_path / "data", settings, key_file=key_file, workers=0)
     assert summary.contours == {"mask": 2, "rect": FILMS - 2} and summary.inputs == INPUTS
     assert "5 of 7 films have no mask" in caplog.text
@@ -314,7 +317,7 @@ def test_a_film_that_crashes_its_decoder_goes_to_quarantine_after_two_tries(
     monkeypatch.setattr(build_module, "run_tasks", run_inline)
     summary = build([archive], tmp_path / "data", SMALL, key_file=key_file, workers=0)
     assert len(tries) == 2 and summary.samples == FILMS - 1
-    assert "the decoder crashed on it" in quarantine_of(tmp_path / "data").values()
+    assert "two workers died decoding it" in quarantine_of(tmp_path / "data").values()
     assert verify(tmp_path / "data", workers=0).faults == []
 
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import cv2
+import pyarrow.parquet as pq
 import pytest
 
 from shards_tool.cli import main
@@ -34,6 +35,22 @@ def test_build_verify_preview(
     next(data.glob("train/*.idx")).unlink()
     assert status_of("verify", data, "--workers", 0) == 1
     assert ".idx: missing" in capfd.readouterr().out
+
+
+def test_phantoms_go_in_with_their_masks_and_reports(
+    key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    phantoms, data = tmp_path / "phantoms", tmp_path / "data"
+    assert status_of("phantom", phantoms, "--patients", 1, "--seed", 3, "--workers", 1) == 0
+    request = ("--meta", phantoms / "metadata.csv", "--contour", f"masks:{phantoms / 'masks'}")
+    options = ("--side", 256, "--fractions", 1, 0, 0, "--workers", 0, "--key-file", key_file)
+    assert status_of("build", phantoms / "dicom", "--out", data, *request, *options) == 0
+    assert status_of("verify", data, "--workers", 0) == 0
+    records = pq.read_table(data / "samples.parquet").to_pylist()
+    assert records and {record["contour"] for record in records} == {"mask"}
+    assert all({"en", "zh"} == set(dict(record["reports"])) and record["labels"] for record in records)
+    assert {record["window"] for record in records} <= {"linear", "sigmoid", "voi_lut"}
+    assert "phantom" not in (data / "manifest.json").read_text()
 
 
 def test_a_wrong_request_is_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

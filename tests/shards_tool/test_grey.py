@@ -127,6 +127,15 @@ def test_float_and_32_bit_pixels_keep_their_order():
         assert (np.diff(grey.ravel().astype(int)) >= 0).all()
 
 
+def test_values_that_are_no_numbers_are_refused():
+    pixels = np.linspace(0, 1, 6400, dtype=np.float32).reshape(80, 80)
+    pixels[3, 3] = np.nan
+    with pytest.raises(ValueError, match="no numbers"):
+        apply_rule(pixels, GreyRule(bits_stored=32))
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="out of range"):
+        apply_rule(twelve_bit(0), GreyRule(bits_stored=12, slope=1e308))
+
+
 def test_percentile_window_works_on_falling_values():
     values = -np.arange(1000.0)
     assert percentile_window(values, np.ones(1000, np.int64)) == (-995.0, -5.0)

@@ -245,7 +245,9 @@ def test_the_window_shows_dark_lungs_and_uses_the_display_range(film, voi, photo
     field = grey[drawn.exposed > 0]
     assert field.min() >= -1 and field.max() <= 256
     assert np.percentile(field, 95) - np.percentile(field, 5) > 100
-    assert ((field < 1) | (field > 254)).mean() < 0.05
+    # Air beside the neck may be black; the chest may not be clipped.
+    chest = grey[drawn.chest > 0]
+    assert ((chest < 1) | (chest > 254)).mean() < 0.01
     assert np.median(grey[drawn.lung > 0]) + 40 < np.median(grey[(drawn.chest > 0) & (drawn.lung == 0)])
 
 

@@ -18,7 +18,7 @@ from shards_tool.phantom.findings import (
     draw_finding,
 )
 from shards_tool.phantom.render import WHITE, Film, FilmSpec, chest_of, render_film
-from shards_tool.phantom.study import draw_pose
+from shards_tool.phantom.study import draw_pose, plan_patient
 
 SEEDS = range(6)
 SCALE = 0.5
@@ -42,6 +42,21 @@ def test_the_same_spec_gives_the_same_film():
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.label_mask(), second.label_mask())
     assert first.findings == second.findings
+
+
+def test_the_number_of_opencv_threads_changes_no_pixel_and_is_left_as_it_was():
+    # At full size OpenCV divides its work; this film came out differently before its threads were fixed.
+    spec = plan_patient(0, 3, side=1440)[0].spec
+    before = cv2.getNumThreads()
+    films = []
+    try:
+        for threads in (1, 2, 3):
+            cv2.setNumThreads(threads)
+            films.append(render_film(spec).pixels)
+            assert cv2.getNumThreads() == threads
+    finally:
+        cv2.setNumThreads(before)
+    assert np.array_equal(films[0], films[1]) and np.array_equal(films[0], films[2])
 
 
 def test_pixels_have_12_bits_and_the_size_of_the_pose():

@@ -18,11 +18,14 @@ from shards_tool.build import build
 from shards_tool.settings import BuildSettings
 from tests.conftest import ROOT
 
-TINY = (
-    "--preset demo --model.side 64 --model.width 24 --model.depth 2 --model.decoder-width 16 "
-    "--model.decoder-depth 1 --train.images 96 --train.batch 8 --train.micro-batch 2 --train.warmup-images 16 "
-    "--train.log-images 8 --train.eval-images 48 --train.eval-films 6 --train.checkpoint-images 24"
-).split()
+TINY = [
+    *("--preset", "demo", "--model.side", "64", "--model.width", "24", "--model.depth", "2"),
+    *("--model.decoder-width", "16", "--model.decoder-depth", "1"),
+    *("--train.images", "96", "--train.batch", "8", "--train.micro-batch", "2"),
+    *("--train.base-lr", "0.1", "--train.warmup-images", "16"),
+    *("--train.log-images", "8", "--train.checkpoint-images", "24"),
+    *("--train.eval-images", "48", "--train.eval-films", "6"),
+]
 """12 steps of 8 images; metrics at each, checkpoints at every third."""
 
 
@@ -33,7 +36,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     (folder / "films").mkdir()
     for number in range(60):
-        pixels = cv2.resize(rng.integers(0, 256, (6, 5), dtype=np.uint8), (80, 96), interpolation=cv2.INTER_CUBIC)
+        pixels = cv2.resize(
+            rng.integers(0, 256, (6, 5), dtype=np.uint8), (80, 96), interpolation=cv2.INTER_CUBIC
+        )
         cv2.imwrite(str(folder / "films" / f"{number}.png"), pixels)
     settings = BuildSettings(side=96, shard_size=8, fractions=(0.8, 0.2, 0.0))
     build([folder / "films"], folder / "shards", settings, workers=0)
@@ -64,7 +69,9 @@ class Run:
             p.send_signal(number)
 
     def output(self) -> str:
-        return "\n".join(log.read_text() for log in sorted(self.folder.parent.glob(f"{self.folder.name}-*.log")))
+        return "\n".join(
+            log.read_text() for log in sorted(self.folder.parent.glob(f"{self.folder.name}-*.log"))
+        )
 
 
 def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
@@ -82,7 +89,16 @@ def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "xpt/train.py", *TINY, "--data.path", str(shards), "--run_dir", str(folder), *flags]
+        command = [
+            sys.executable,
+            "xpt/train.py",
+            *TINY,
+            "--data.path",
+            str(shards),
+            "--run_dir",
+            str(folder),
+            *flags,
+        ]
         with Path(f"{folder}-{rank}.log").open("a") as log:
             processes.append(
                 subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
@@ -93,10 +109,14 @@ def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
 def rows(folder: Path) -> list[dict]:
     """The complete lines of the metrics so far."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        if path.exists()
+        else []
+    )
 
 
-def trace(folder: Path) -> list[tuple]:
+def trace(folder: Path) -> list[dict[str, float]]:
     """What must be identical between two runs, bit for bit."""
     names = ("images", "loss", "lr", "grad_norm", "val/loss", "val/loss_chest")
-    return [tuple(row.get(name) for name in names) for row in rows(folder)]
+    return [{name: row[name] for name in names if name in row} for row in rows(folder)]

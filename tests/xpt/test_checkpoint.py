@@ -83,7 +83,7 @@ def test_a_damaged_one_is_skipped_with_a_warning(
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(tmp_path: Path):
     for images in (10, 20):
         flip_byte(write(tmp_path, images))
-    with pytest.raises(ValueError, match="none of 2 checkpoints is intact.*move the folder away"):
+    with pytest.raises(ValueError, match=r"none of 2 checkpoints is intact.*move the folder away"):
         newest(tmp_path)
 
 

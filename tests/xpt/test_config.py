@@ -13,7 +13,12 @@ def test_presets_are_valid_and_carry_their_name(name: str):
 
 def test_default_preset_is_the_papers_model():
     config = parse([])
-    assert (config.model.side, config.model.tokens, config.model.depth, config.model.width) == (1280, 6400, 24, 1024)
+    assert (config.model.side, config.model.tokens, config.model.depth, config.model.width) == (
+        1280,
+        6400,
+        24,
+        1024,
+    )
     assert (config.model.decoder_depth, config.model.decoder_width) == (8, 512)
     assert config.kept == 640
 
@@ -71,7 +76,9 @@ def test_accumulation_covers_the_batch():
 
 
 def test_world_size_that_does_not_divide_the_batch_is_refused():
-    with pytest.raises(ValueError, match=r"96 images per step cannot be shared equally by 5 ranks.*multiple of 5"):
+    with pytest.raises(
+        ValueError, match=r"96 images per step cannot be shared equally by 5 ranks.*multiple of 5"
+    ):
         TrainConfig(batch=96).accumulation(5)
     with pytest.raises(ValueError, match=r"--train.micro_batch 6"):
         TrainConfig(batch=12, micro_batch=8).accumulation(1)

@@ -17,8 +17,15 @@ def test_plain_process_is_rank_0_of_1():
 
 
 def test_launchers_variables_win_over_slurms(monkeypatch: pytest.MonkeyPatch):
-    values = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "2",
-              "MASTER_ADDR": "host", "MASTER_PORT": "123"}
+    values = {
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "2",
+        "MASTER_ADDR": "host",
+        "MASTER_PORT": "123",
+    }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     assert distributed._environment() == {name: values[name] for name in VARIABLES[:5]}

@@ -9,9 +9,7 @@ from xpt.config import Config, TrainConfig
 from xpt.engine import OWNED_BY_CONFIG, precision_of, read_ds_config, zero_stage
 
 
-@pytest.mark.parametrize(
-    ("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero3", 3), ("zero3_offload", 3)]
-)
+@pytest.mark.parametrize(("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero3", 3), ("zero3_offload", 3)])
 def test_shipped_ds_configs_are_accepted(name: str, stage: int):
     assert zero_stage(read_ds_config(str(ROOT / "ds_configs" / f"{name}.json"))) == stage
 

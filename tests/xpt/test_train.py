@@ -144,7 +144,9 @@ def failure(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *
     """The error message of a run in this process."""
     monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *flags])
     monkeypatch.delenv("XPT_DATA", raising=False)
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    handlers = {
+        n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    }
     try:
         with caplog.at_level(logging.ERROR), pytest.raises(SystemExit) as stopped:
             train.main()
@@ -167,11 +169,15 @@ def test_a_missing_shard_folder_is_named(monkeypatch, caplog, tmp_path: Path):
 
 def test_a_run_folder_that_cannot_be_written_is_named(monkeypatch, caplog, tmp_path: Path, shards: Path):
     (tmp_path / "file").write_text("")
-    message = failure(monkeypatch, caplog, "--data.path", str(shards), "--run_dir", str(tmp_path / "file" / "run"))
+    message = failure(
+        monkeypatch, caplog, "--data.path", str(shards), "--run_dir", str(tmp_path / "file" / "run")
+    )
     assert f"--run_dir {tmp_path / 'file' / 'run'}: cannot write there" in message
 
 
-def test_a_full_disk_is_noticed_before_a_checkpoint_is_written(monkeypatch, caplog, tmp_path: Path, shards: Path):
+def test_a_full_disk_is_noticed_before_a_checkpoint_is_written(
+    monkeypatch, caplog, tmp_path: Path, shards: Path
+):
     class Usage:
         free = 1000
 

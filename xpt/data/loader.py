@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from xpt.config import DataConfig
 from xpt.data.batch import Batch, coverage
 from xpt.data.crop import Windows, draw_windows, full_frames, valid_patches
 from xpt.data.index import ShardSet
 from xpt.data.order import SampleOrder, evaluation_positions, micro_batch_size, rank_slice
 from xpt.data.pipeline import PicturePipeline
 from xpt.data.reader import Fault, Sample, SampleSource
-from xpt.data.settings import LoaderSettings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,9 +46,11 @@ class BatchLoader:
     def __init__(
         self,
         shards: ShardSet,
-        settings: LoaderSettings,
+        data: DataConfig,
         requests: Iterator[_Request],
         *,
+        side: int,
+        patch: int,
         batch: int,
         depth: int,
         seed: int,
@@ -56,27 +58,28 @@ class BatchLoader:
         device: torch.device,
     ) -> None:
         self._shards = shards
-        self._settings = settings
+        self._data = data
+        self._grid = side // patch
         self._requests = requests
         self._depth = depth
         self._seed = seed
         self._is_training = is_training
         self._device = device
         self._source = SampleSource(
-            shards, seed=seed, max_bad_share=settings.max_bad_share, max_bad_run=settings.max_bad_run
+            shards, seed=seed, max_bad_share=data.max_bad_share, max_bad_run=data.max_bad_run
         )
         self._reading: deque[tuple[_Request, list[Future[Sample]]]] = deque()
         self._decoding: deque[tuple[_Request, list[Sample], Windows]] = deque()
         self._pipeline = PicturePipeline(
             batch=batch,
-            side=settings.side,
-            grid=settings.grid,
-            threads=settings.threads,
+            side=side,
+            grid=self._grid,
+            threads=data.threads,
             depth=depth,
-            keeps_frame=settings.side == shards.side and not (is_training and settings.augments),
+            keeps_frame=side == shards.side and not (is_training and data.augments),
             device=device,
         )
-        self._readers = ThreadPoolExecutor(settings.readers, thread_name_prefix="xpt-read")
+        self._readers = ThreadPoolExecutor(data.readers, thread_name_prefix="xpt-read")
         self.wait_seconds = 0.0
         """Seconds that the caller has waited for batches."""
 
@@ -139,8 +142,8 @@ class BatchLoader:
             np.stack([sample.box_4 for sample in samples]),
             stored_side=self._shards.side,
             seed=self._seed,
-            crop_scale=self._settings.crop_scale,
-            flip=self._settings.flip,
+            crop_scale=self._data.crop_scale,
+            flip=self._data.flip,
         )
 
     def _take(self) -> Batch:
@@ -160,7 +163,7 @@ class BatchLoader:
             windows,
             np.stack([sample.box_4 for sample in samples]),
             stored_side=self._shards.side,
-            grid=self._settings.grid,
+            grid=self._grid,
         )
         chest_BL, lung_BL = coverage(contour_BCC)
         return Batch(
@@ -184,8 +187,10 @@ class BatchLoader:
 
 def train_loader(
     shards: ShardSet,
-    settings: LoaderSettings,
+    data: DataConfig,
     *,
+    side: int,
+    patch: int,
     seed: int,
     batch: int,
     world_size: int,
@@ -196,10 +201,11 @@ def train_loader(
 ) -> BatchLoader:
     """Endless micro-batches of this rank, from position `start` (images that the job has consumed) on.
 
+    `side` and `patch` are those of the model's input, in pixels; the side is a multiple of the patch.
     `batch` is the global batch; each step is `accumulation` micro-batches on each of `world_size` ranks.
     Raises ValueError where they do not divide it.
     """
-    order = SampleOrder(shards.shard_sizes, seed=seed, window=settings.window_shards)
+    order = SampleOrder(shards.shard_sizes, seed=seed, window=data.window_shards)
     size = micro_batch_size(batch, world_size=world_size, accumulation=accumulation)
 
     def requests() -> Iterator[_Request]:
@@ -222,10 +228,12 @@ def train_loader(
 
     return BatchLoader(
         shards,
-        settings,
+        data,
         requests(),
+        side=side,
+        patch=patch,
         batch=size,
-        depth=settings.prefetch,
+        depth=data.prefetch,
         seed=seed,
         is_training=True,
         device=device,
@@ -234,8 +242,10 @@ def train_loader(
 
 def evaluation_loader(
     shards: ShardSet,
-    settings: LoaderSettings,
+    data: DataConfig,
     *,
+    side: int,
+    patch: int,
     seed: int,
     batch: int,
     world_size: int,
@@ -258,10 +268,12 @@ def evaluation_loader(
     )
     return BatchLoader(
         shards,
-        settings,
+        data,
         requests,
+        side=side,
+        patch=patch,
         batch=batch,
-        depth=min(settings.prefetch, len(rows_FB)),
+        depth=min(data.prefetch, len(rows_FB)),
         seed=seed,
         is_training=False,
         device=device,

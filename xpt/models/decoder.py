@@ -24,6 +24,8 @@ class SelfDecoder(nn.Module):
     undone anywhere; only the predicted tokens pass through the head.
     """
 
+    positions_LD: Tensor
+
     def __init__(
         self,
         *,
@@ -91,6 +93,8 @@ class CrossDecoder(nn.Module):
 
     Its cost grows with M x (K + 1), not with L squared.
     """
+
+    positions_LD: Tensor
 
     def __init__(
         self,

@@ -32,6 +32,9 @@ class PatchProjection(nn.Conv2d):
 class Encoder(VisionTransformer):
     """ViT with fixed sine-cosine positions, a class token and no head."""
 
+    pos_embed: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    cls_token: nn.Parameter  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         *,
@@ -76,7 +79,6 @@ class Encoder(VisionTransformer):
             patches_BKP: normalised pixel values of the visible patches, channel-major.
             ids_BK: their raster-order ids in [0, L).
         """
-        assert self.cls_token is not None
         positions_LD = self.pos_embed[0, 1:]
         x_BKD = self.patch_embed.proj(patches_BKP) + positions_LD[ids_BK]
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(x_BKD.shape[0], -1, -1)
