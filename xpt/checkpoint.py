@@ -21,7 +21,7 @@ import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from xpt.config import Config, differing_fields
-from xpt.distributed import Rank, from_first
+from xpt.distributed import on_first
 from xpt.engine import load_state, save_state
 from xpt.files import sync_folder, write_atomically
 
@@ -52,9 +52,7 @@ class Checkpoint:
         return self.description["images"]
 
 
-def save(
-    run: Path, engine: DeepSpeedEngine, job: Job, rank: Rank, *, images: int, parameters: int, keep: int
-) -> None:
+def save(run: Path, engine: DeepSpeedEngine, job: Job, *, images: int, parameters: int, keep: int) -> None:
     """Write the state after `images` images; all ranks must call it.
 
     Raises OSError, before anything is written, where the disk has no room for it.
@@ -64,19 +62,13 @@ def save(
     if final.exists():
         return
     temporary = root / f".{final.name}.tmp"
-    if rank.is_first:
+
+    def prepare() -> None:
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
-    free = from_first(shutil.disk_usage(root).free if rank.is_first else 0)
-    if free < BYTES_PER_PARAMETER * parameters:
-        raise OSError(
-            f"{root}: {free / 1e9:.1f} GB free, a checkpoint needs up to "
-            f"{BYTES_PER_PARAMETER * parameters / 1e9:.1f} GB. Free some room and run the same command: "
-            "it goes on from the last checkpoint."
-        )
-    save_state(engine, temporary)
-    dist.barrier()
-    if rank.is_first:
+        _check_room(root, BYTES_PER_PARAMETER * parameters)
+
+    def complete() -> None:
         description = {
             "images": images,
             "config": dataclasses.asdict(job.config),
@@ -93,10 +85,23 @@ def save(
         write_atomically(root / "latest", final.name + "\n")
         for old in sorted(root.glob("images-*"))[:-keep]:
             shutil.rmtree(old)
-    dist.barrier()
+
+    on_first(prepare)
+    save_state(engine, temporary)
+    dist.barrier()  # every rank has written its share
+    on_first(complete)
 
 
-def resume(run: Path, engine: DeepSpeedEngine, job: Job, rank: Rank) -> int:
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder}: {free / 1e9:.1f} GB free, a checkpoint needs up to {needed / 1e9:.1f} GB. "
+            "Free some room and run the same command: it goes on from the last checkpoint."
+        )
+
+
+def resume(run: Path, engine: DeepSpeedEngine, job: Job) -> int:
     """Load the newest good checkpoint into `engine`; all ranks must call it.
 
     Returns:
@@ -106,24 +111,18 @@ def resume(run: Path, engine: DeepSpeedEngine, job: Job, rank: Rank) -> int:
         ValueError: where checkpoints exist but none is intact, or where the newest good one is of
             another configuration, data set, number of ranks or ZeRO stage.
     """
-    found = from_first(_outcome(run, job) if rank.is_first else None)
-    if isinstance(found, ValueError):
-        raise found
+
+    def find() -> Checkpoint | None:
+        checkpoint = newest(run)
+        if checkpoint is not None:
+            _check_same_job(checkpoint, job)
+        return checkpoint
+
+    found = on_first(find)
     if found is None:
         return 0
     load_state(engine, found.folder)
     return found.images
-
-
-def _outcome(run: Path, job: Job) -> Checkpoint | ValueError | None:
-    """What rank 0 found, as a value, so that all ranks can act on it together."""
-    try:
-        checkpoint = newest(run)
-        if checkpoint is not None:
-            _check_same_job(checkpoint, job)
-    except ValueError as error:
-        return error
-    return checkpoint
 
 
 def newest(run: Path) -> Checkpoint | None:

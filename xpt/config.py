@@ -184,7 +184,8 @@ class TrainConfig:
     log_images: int = field(default=10_240, metadata=OPERATIONAL)
     """Between two lines of metrics; also how often ranks compare notes (non-finite loss, signals)."""
     eval_images: int = field(default=1_000_000, metadata=OPERATIONAL)
-    """Between two validations with pictures; both also happen at the end. 0: never."""
+    """Between two validations with pictures, with one before the first step and one after the last.
+    0, or more than `images`: never."""
     eval_films: int = field(default=1024, metadata=OPERATIONAL)
     """Validation films, the first of the split."""
     checkpoint_images: int = field(default=1_000_000, metadata=OPERATIONAL)

@@ -7,6 +7,7 @@ variables; a plain `python` process is rank 0 of 1.
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -74,11 +75,23 @@ def gather_objects(value: T) -> list[T]:
     return gathered
 
 
-def from_first(value: T) -> T:
-    """Rank 0's `value` on every rank."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+def on_first(action: Callable[[], T]) -> T:
+    """Do `action` on rank 0 only; its result, or the ValueError or OSError it raised, reaches every rank.
+
+    So ranks part neither over what one of them found on disk nor over what went wrong with it.
+    """
+    outcome: list[T | Exception] = []
+    if dist.get_rank() == 0:
+        try:
+            outcome = [action()]
+        except (ValueError, OSError) as error:
+            outcome = [error]
+    else:
+        outcome = [ValueError("rank 0 sent nothing")]
+    dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _environment() -> dict[str, str]:

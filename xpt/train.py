@@ -68,7 +68,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     settings, run = config.train, Path(config.run_dir)
     accumulation = settings.accumulation(rank.count)
     train_set, val_set = open_data(config)
-    make_run_folder(run, rank)
+    distributed.on_first(lambda: make_run_folder(run))
     stop = StopSignal()
 
     torch.manual_seed(settings.seed)
@@ -78,14 +78,15 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     job = checkpoint.Job(
         config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
     )
-    images = checkpoint.resume(run, engine, job, rank)
+    images = checkpoint.resume(run, engine, job)
     last = settings.steps * settings.global_batch
     run_log = None
     if rank.is_first:
         write_provenance(run, config, ds)
         run_log = RunLog(run, images)
         describe(config, rank, parameters, train_set, images)
-    if settings.eval_images and images == 0:
+    validates = 0 < settings.eval_images <= settings.images
+    if validates and images == 0:
         validate(engine, val_set, config, rank, run_log, images)
 
     interval, pace, saved_at = Interval(), Pace(images, last), time.monotonic()
@@ -121,11 +122,9 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             step, images = step + 1, images + settings.global_batch
 
             is_last = images == last
-            evaluates = bool(settings.eval_images) and (
-                is_last or step % settings.every(settings.eval_images) == 0
-            )
+            validates_now = validates and (is_last or step % settings.every(settings.eval_images) == 0)
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
-            if not (evaluates or saves or step % settings.every(settings.log_images) == 0):
+            if not (validates_now or saves or step % settings.every(settings.log_images) == 0):
                 continue
             report = interval.close(
                 grad_norm=gradient_norm(engine),
@@ -137,14 +136,13 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             )
             if run_log is not None:
                 report_progress(run_log, pace, report, images, last, rate)
-            if evaluates:
+            if validates_now:
                 validate(engine, val_set, config, rank, run_log, images)
             if saves or report.checkpoint_due or report.asked_to_stop:
                 checkpoint.save(
                     run,
                     engine,
                     job,
-                    rank,
                     images=images,
                     parameters=parameters,
                     keep=settings.keep_checkpoints,
@@ -160,32 +158,35 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
 
 
 def open_data(config: Config) -> tuple[ShardSet, ShardSet]:
-    """The training and validation splits. Raises ValueError that says how to make shards."""
+    """The training and validation splits; rank 0 looks at every shard's size before the others begin.
+
+    Raises ValueError that says what is wrong with the data set, or how to make one.
+    """
     if not config.data.path:
         raise ValueError(
             "no shards given: set --data.path or XPT_DATA to a folder made by "
             "`xpt-shards build SRC... --out DIR` (`xpt-shards phantom DIR` makes an archive to try it on)."
         )
     root = Path(config.data.path)
-    return open_shards(root, "train"), open_shards(root, "val")
+
+    def check() -> None:
+        for split in ("train", "val"):
+            open_shards(root, split)
+
+    distributed.on_first(check)
+    return open_shards(root, "train", check_files=False), open_shards(root, "val", check_files=False)
 
 
-def make_run_folder(run: Path, rank: Rank) -> None:
-    """Make it on rank 0, and let every rank know whether that worked.
-
-    Raises ValueError where it cannot be written to.
-    """
-    problem = None
-    if rank.is_first:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            write_atomically(run / ".writable", b"")
-            (run / ".writable").unlink()
-        except OSError as error:
-            problem = f"--run_dir {run}: cannot write there: {error.strerror}. Give another folder."
-    problem = distributed.from_first(problem)
-    if problem:
-        raise ValueError(problem)
+def make_run_folder(run: Path) -> None:
+    """Raises ValueError where it cannot be made or written to."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_atomically(run / ".writable", b"")
+        (run / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--run_dir {run}: cannot write there: {error.strerror}. Give another folder."
+        ) from error
 
 
 def validate(
@@ -295,7 +296,7 @@ def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, la
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.1f images/s  waited %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  waited %.1f s  %s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,

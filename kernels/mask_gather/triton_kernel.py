@@ -1,6 +1,6 @@
-# ruff: noqa: ANN001, ANN201 - Triton gives the arguments of its functions their types,
+# Triton gives the arguments of its functions their types, and compiles another language than Python.
+# ruff: noqa: ANN001, ANN201
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
-# and compiles another language than Python.
 """Masking and gathering in one Triton kernel, from the uint8 image to normalised visible patches.
 
 The selection of an image is small: 6,400 keys. It reads 32 KB and its cost is latency. The gather is what
@@ -98,7 +98,7 @@ def weighted_keys(weight, word, valid, K):
     mean_weight = tl.div_rn(total.to(tl.float32), tl.maximum(rest, 1).to(tl.float32))
     odd = word | 1
     # For odd numbers flipping the upper 31 bits is 2^32 minus the number.
-    above = odd.to(tl.float32) * (mean_weight - weight.to(tl.float32))
+    above = odd.to(tl.float32) * tl.maximum(mean_weight - weight.to(tl.float32), 0.0)
     below = (odd ^ 0xFFFFFFFE).to(tl.float32) * tl.maximum(weight, 1).to(tl.float32)
     bits = tl.div_rn(above, below).to(tl.uint32, bitcast=True)
     key = tl.where(weight >= level, 0, bits)
@@ -193,7 +193,8 @@ def mask_gather_kernel(
             bound, first = find_smallest(key, index, M, BLOCK_L)
             is_predicted = are_within(key, index, bound, first)
             slot = tl.cumsum(is_predicted.to(tl.int32), 0) - 1
-            tl.store(predicted + b * M + slot, index.to(tl.int64), mask=is_predicted)
+            # Widened at the last moment: what changes its layout then is 4 bytes wide, not a pointer.
+            tl.store(predicted + b * M + slot.to(tl.int64), index.to(tl.int64), mask=is_predicted)
             tl.debug_barrier()
             for start in range(0, M, BLOCK_M):
                 slot_M = start + tl.arange(0, BLOCK_M)
@@ -207,7 +208,7 @@ def mask_gather_kernel(
         # Slots before `first` wrap to large numbers, and one comparison tells what is this program's.
         slot = tl.where(is_visible, tl.cumsum(is_visible.to(tl.int32), 0) - 1 - first, -1)
         is_mine = slot.to(tl.uint32) < tl.maximum(last - first, 0).to(tl.uint32)
-        tl.store(visible + b * K + first + slot, index.to(tl.int64), mask=is_mine)
+        tl.store(visible + b * K + first + slot.to(tl.int64), index.to(tl.int64), mask=is_mine)
         # Each program reads back what its own threads have just written.
         tl.debug_barrier()
         P: tl.constexpr = CHANNELS * PATCH * PATCH
@@ -215,8 +216,10 @@ def mask_gather_kernel(
         for start in range(first, last, BLOCK_N):
             slot_N = start + tl.arange(0, BLOCK_N)
             is_mine_N = slot_N < last
-            id_N = tl.load(visible + b * K + slot_N, mask=is_mine_N, other=0)
-            corner_N = b * CHANNELS * plane + (id_N // grid_w) * PATCH * width + (id_N % grid_w) * PATCH
+            # Division of 64-bit integers is slow.
+            id_N = tl.load(visible + b * K + slot_N, mask=is_mine_N, other=0).to(tl.int32)
+            row_N, column_N = (id_N // grid_w).to(tl.int64), id_N % grid_w
+            corner_N = (b * CHANNELS * height + row_N * PATCH) * width + column_N * PATCH
             for start_p in tl.static_range(0, P, BLOCK_P):
                 p = start_p + tl.arange(0, BLOCK_P)
                 inner_P = p // (PATCH * PATCH) * plane + (p // PATCH % PATCH) * width + p % PATCH
@@ -305,7 +308,8 @@ def launch_arguments(
     _, grid_w = grid_of(image_BCHW, patch)
     length, values = contour_BL.shape[1], channels * patch * patch
     block_l = max(16, triton.next_power_of_2(length))
-    # 16 keys for each thread: 128 registers, so that nothing spills and one program fills a multiprocessor.
+    # 16 keys for each thread: 128 registers, so that nothing spills up to 8,192 patches (1,024 threads are
+    # the most, so more patches do spill), and one program fills a multiprocessor.
     warps = min(max(block_l // 512, 4), 32)
     block_p = 256 if values % 256 == 0 else min(triton.next_power_of_2(values), 1024)
     arguments = (

@@ -1,6 +1,6 @@
-# ruff: noqa: ANN001, ANN201, ANN202 - Triton gives the arguments of its functions their types,
+# Triton gives the arguments of its functions their types, and compiles another language than Python.
+# ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnboundVariable=false
-# and compiles another language than Python.
 """The patch loss in one Triton kernel: it reads predictions and uint8 pixels once, and writes the gradient.
 
 A program takes a few patches. Its sums stay in registers; only one number per program is left for a small
@@ -20,7 +20,7 @@ from torch import Tensor
 from kernels.patch_loss.reference import VARIANCE_EPSILON, LossAndGradient, gradient_dtype
 from kernels.patches import grid_of, normalization
 
-_SCALE_BLOCK = 4096
+SCALE_BLOCK = 4096
 _VARIANCE_EPSILON = tl.constexpr(VARIANCE_EPSILON)
 
 
@@ -52,10 +52,12 @@ def patch_loss_kernel(
     program = tl.program_id(0)
     row_N = program.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row_N = row_N < rows
-    id_N = tl.load(ids + row_N, mask=is_row_N, other=0)
+    # Division of 64-bit integers is slow.
+    id_N = tl.load(ids + row_N, mask=is_row_N, other=0).to(tl.int32)
     weight_N = tl.load(weight + row_N, mask=is_row_N, other=0.0)
     plane = height.to(tl.int64) * width
-    corner_N = row_N // M * CHANNELS * plane + (id_N // grid_w) * PATCH * width + (id_N % grid_w) * PATCH
+    top_N = row_N // M * CHANNELS * height + (id_N // grid_w) * PATCH
+    corner_N = top_N * width + (id_N % grid_w) * PATCH
 
     if NORMALIZE:
         total_N = tl.zeros((BLOCK_N,), tl.int64)
@@ -83,12 +85,13 @@ def patch_loss_kernel(
         difference = tl.where(is_read, value - target, 0.0)
         error_N += tl.sum(difference * difference, 1)
         if WITH_GRADIENT:
-            slope = tl.where(weight_N[:, None] != 0, difference * (weight_N * (2.0 / P))[:, None], 0.0)
+            counted = tl.where(weight_N[:, None] != 0, difference, 0.0)
+            slope = counted * (weight_N * (2.0 / P))[:, None]
             tl.store(gradient + offset, slope.to(gradient.dtype.element_ty), mask=is_read)
 
     mse_N = error_N / P
     tl.store(mse + row_N, mse_N, mask=is_row_N)
-    tl.store(partial + program, tl.sum(tl.where(weight_N != 0, weight_N * mse_N, 0.0), 0))
+    tl.store(partial + program, tl.sum(weight_N * tl.where(weight_N != 0, mse_N, 0.0), 0))
 
 
 @triton.jit
@@ -155,7 +158,7 @@ def scale_gradient(gradient_BMP: Tensor, factor: Tensor) -> None:
     size = gradient_BMP.numel()
     if size:
         with torch.cuda.device_of(gradient_BMP):
-            scale_kernel[(triton.cdiv(size, _SCALE_BLOCK),)](gradient_BMP, factor, size, BLOCK=_SCALE_BLOCK)
+            scale_kernel[(triton.cdiv(size, SCALE_BLOCK),)](gradient_BMP, factor, size, BLOCK=SCALE_BLOCK)
 
 
 def block_sizes(values: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-# ruff: noqa: ANN001, ANN201 - Triton gives the arguments of its functions their types,
+# Triton gives the arguments of its functions their types, and compiles another language than Python.
+# ruff: noqa: ANN001, ANN201
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
-# and compiles another language than Python.
 """Philox4x32-10 inside Triton kernels: the bits of `kernels.philox.reference`."""
 
 import triton

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kernels import mask_and_gather, patchify, rect_contour
+from kernels.mask_gather import Draw
 from kernels.mask_gather.reference import inclusion_weights, stratum_size
 
 # Images, channels, height, width, patch, kept, predicted: both ends of each range, odd sizes.
@@ -20,7 +21,7 @@ CASES = [
     (1, 1, 320, 320, 16, 100, 75),
     (2, 1, 1280, 1280, 16, 640, 1440),
 ]
-DRAWS = ["stratified", "weighted"]
+DRAWS: list[Draw] = ["stratified", "weighted"]
 
 
 def batch(images, channels, height, width, patch, *, padding=0.15):
@@ -34,7 +35,9 @@ def batch(images, channels, height, width, patch, *, padding=0.15):
     )
 
 
-def mask(inputs, *, keep, predict, patch, draw="stratified", seed=11, inside=0.05, outside=0.15, **settings):
+def mask(
+    inputs, *, keep, predict, patch, draw: Draw = "stratified", seed=11, inside=0.05, outside=0.15, **settings
+):
     return mask_and_gather(
         *inputs,
         seed=seed,

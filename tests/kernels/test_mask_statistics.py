@@ -48,7 +48,9 @@ def assert_uniform(counts):
 def test_at_one_rate_all_56_subsets_are_equally_likely(select):
     is_visible = torch.cat(
         [
-            select(torch.zeros(CHUNK, 8), valid, position, seed=1, keep=3, rate_inside=1, rate_outside=OUTSIDE)
+            select(
+                torch.zeros(CHUNK, 8), valid, position, seed=1, keep=3, rate_inside=1, rate_outside=OUTSIDE
+            )
             for position, valid in chunks(8)
         ]
     )
@@ -60,10 +62,7 @@ def test_at_one_rate_all_56_subsets_are_equally_likely(select):
 def test_all_subsets_of_the_masked_patches_are_equally_likely_to_be_predicted():
     is_visible = torch.tensor([False, True, False, False, True, False, False, False]).expand(CHUNK, -1)
     is_predicted = torch.cat(
-        [
-            select_predicted(is_visible, valid, position, seed=1, predict=3)
-            for position, valid in chunks(8)
-        ]
+        [select_predicted(is_visible, valid, position, seed=1, predict=3) for position, valid in chunks(8)]
     )
     assert not bool(is_predicted[:, is_visible[0]].any())
     assert_uniform(subset_counts(is_predicted[:, ~is_visible[0]], 3))

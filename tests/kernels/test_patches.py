@@ -71,7 +71,10 @@ def test_gather_of_no_patches_is_empty():
     ("call", "message"),
     [
         (lambda: patchify(image_of(1, 30, 32), 16), "30 x 32 pixels, wanted multiples of the patch, 16"),
-        (lambda: patchify(image_of(1, 32, 32)[0], 16), r"image: got shape \(1, 32, 32\), wanted \[B, C, H, W\]"),
+        (
+            lambda: patchify(image_of(1, 32, 32)[0], 16),
+            r"image: got shape \(1, 32, 32\), wanted \[B, C, H, W\]",
+        ),
         (lambda: unpatchify(torch.zeros(1, 4, 255), 2, 2, 16, 1), r"wanted \[B, 4, 256\]"),
         (lambda: gather_patches(image_of(1, 32, 32), torch.tensor([[0], [4], [1]]), 16), "ids: got 0 to 4"),
         (lambda: gather_patches(image_of(1, 32, 32), torch.tensor([[0], [-1], [1]]), 16), "ids: got -1 to 1"),

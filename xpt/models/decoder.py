@@ -1,7 +1,7 @@
 """The two decoders: MAE's over all tokens, and CrossMAE's from masked queries to visible tokens.
 
 Shape suffixes: B images, L patches of an image, K visible, M predicted, P values of a patch,
-W encoder width, D decoder width.
+N = K + 1 encoder tokens (the class token first), W encoder width, D decoder width.
 
 Both take the encoder's tokens and the ids of the patches to predict and return one prediction for
 each of those ids, so the model does not know which one it has.
@@ -55,11 +55,11 @@ class SelfDecoder(nn.Module):
 
     def forward(
         self,
-        tokens: Float[Tensor, "B K+1 W"],
+        tokens_BNW: Float[Tensor, "B N W"],
         visible_BK: Int64[Tensor, "B K"],
         predicted_BM: Int64[Tensor, "B M"],
     ) -> Float[Tensor, "B M P"]:
-        x = self.embed(tokens)
+        x = self.embed(tokens_BNW)
         width = x.shape[2]
         positions_LD = self.positions_LD.to(x.dtype)
         canvas_BLD = (self.mask_token + positions_LD).expand(len(x), -1, -1)
@@ -121,11 +121,11 @@ class CrossDecoder(nn.Module):
 
     def forward(
         self,
-        tokens: Float[Tensor, "B K+1 W"],
+        tokens_BNW: Float[Tensor, "B N W"],
         visible_BK: Int64[Tensor, "B K"],
         predicted_BM: Int64[Tensor, "B M"],
     ) -> Float[Tensor, "B M P"]:
-        memory = self.embed(tokens)
+        memory = self.embed(tokens_BNW)
         positions_LD = self.positions_LD.to(memory.dtype)
         cls_B1D, seen_BKD = memory[:, :1], memory[:, 1:] + positions_LD[visible_BK]
         memory = torch.cat([cls_B1D, seen_BKD], dim=1)
