@@ -16,8 +16,8 @@ install: $(STAMP)  ## Create .venv and install everything (a few minutes, about 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "xpt needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Set PYTHON=python3.11 or later."; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
-		echo "python3 has no venv module: sudo apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { \
+		echo "python3 has no working venv module: sudo apt-get install python3-venv"; exit 1; }
 	@echo "Installing into $(VENV): PyTorch, DeepSpeed, DALI and the rest, about 7 GB, a few minutes, once."
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[dev]'
 	@touch $@
@@ -28,9 +28,10 @@ DEMO_RANKS = $(shell $(BIN)/python -c 'import torch; print(min(2, torch.cuda.dev
 demo: install  ## From nothing to a pretrained encoder and its pictures, in under 8 minutes
 	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
 	xpt-shards phantom demo/archive --patients 80 --seed 1
-	@echo; echo "2. The archive becomes shards: read, windowed, letterboxed, de-identified, split by patient."
+	@echo; echo "2. The archive becomes shards: read, windowed, letterboxed, de-identified, split by patient." \
+		"(640 pixels instead of 1280, for two CPU cores.)"
 	xpt-shards build demo/archive --meta demo/archive/metadata.csv --contour masks:demo/archive/masks \
-		--shard-size 32 --out demo/shards
+		--side 640 --shard-size 16 --out demo/shards
 	@echo; echo "3. Every byte, picture and count of the shards is checked."
 	xpt-shards verify demo/shards
 	xpt-shards preview demo/shards --out demo/shards.png

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 CXR = ROOT.parent / "shared" / "cxr"
@@ -24,3 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cxr() -> Path:
     """Folder of real chest films; tests that ask for it carry the marker `realdata`."""
     return CXR
+
+
+@pytest.fixture
+def films():
+    """image_BCHW, contour_BL, is_valid_BL, position_B of 3 films of the size of `tiny`."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 1, 48, 48), generator=generator, dtype=torch.uint8)
+    contour = (torch.rand(3, 36, generator=generator) > 0.5).float()
+    valid = torch.ones(3, 6, 6, dtype=torch.bool)
+    valid[1, :, 0] = False  # a letterbox bar on the left
+    return image, contour, valid.flatten(1), torch.tensor([7, 8, 9])

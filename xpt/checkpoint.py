@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from deepspeed.runtime.engine import DeepSpeedEngine
 
 from xpt.config import Config, differing_fields
 from xpt.distributed import on_first
-from xpt.engine import load_state, save_state
+from xpt.engine import Engine, load_state, save_state
 from xpt.files import sync_folder, write_atomically
 
 log = logging.getLogger("xpt")
@@ -52,42 +51,47 @@ class Checkpoint:
         return self.description["images"]
 
 
-def save(run: Path, engine: DeepSpeedEngine, job: Job, *, images: int, parameters: int, keep: int) -> None:
+def save(run: Path, engine: Engine, job: Job, *, images: int, parameters: int, keep: int) -> None:
     """Write the state after `images` images; all ranks must call it.
 
-    Raises OSError, before anything is written, where the disk has no room for it.
+    Raises OSError where the disk has no room for it or becomes full; what was there before stays.
     """
     root = run / "checkpoints"
     final = root / f"images-{images:012d}"
-    if final.exists():
-        return
     temporary = root / f".{final.name}.tmp"
 
     def prepare() -> None:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for torn in root.glob(".images-*.tmp"):
+            shutil.rmtree(torn)
         _check_room(root, BYTES_PER_PARAMETER * parameters)
 
     def complete() -> None:
         description = {
             "images": images,
-            "config": dataclasses.asdict(job.config),
+            "config": _as_json(job.config),
             "data_hash": job.data_hash,
             "world_size": job.world_size,
             "zero_stage": job.zero_stage,
             "files": {str(p.relative_to(temporary)): _sync_and_hash(p) for p in _files(temporary)},
         }
-        write_atomically(temporary / DESCRIPTION, json.dumps(description, indent=1))
+        write_atomically(temporary / DESCRIPTION, json.dumps(_sealed(description), indent=1))
         for folder in {p.parent for p in _files(temporary)}:
             sync_folder(folder)
         temporary.rename(final)
         sync_folder(root)
         write_atomically(root / "latest", final.name + "\n")
         for old in sorted(root.glob("images-*"))[:-keep]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # room that is not freed is no reason to stop
 
     on_first(prepare)
-    save_state(engine, temporary)
+    try:
+        save_state(engine, temporary)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
+        raise OSError(
+            f"{temporary}: the checkpoint could not be written ({error}). Mend that and run the same "
+            "command: it goes on from the last checkpoint."
+        ) from error
     dist.barrier()  # every rank has written its share
     on_first(complete)
 
@@ -101,7 +105,7 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def resume(run: Path, engine: DeepSpeedEngine, job: Job) -> int:
+def resume(run: Path, engine: Engine, job: Job) -> int:
     """Load the newest good checkpoint into `engine`; all ranks must call it.
 
     Returns:
@@ -116,6 +120,7 @@ def resume(run: Path, engine: DeepSpeedEngine, job: Job) -> int:
         checkpoint = newest(run)
         if checkpoint is not None:
             _check_same_job(checkpoint, job)
+            write_atomically(run / "checkpoints" / "latest", checkpoint.folder.name + "\n")
         return checkpoint
 
     found = on_first(find)
@@ -128,21 +133,32 @@ def resume(run: Path, engine: DeepSpeedEngine, job: Job) -> int:
 def newest(run: Path) -> Checkpoint | None:
     """The newest intact checkpoint of a run; None where it has none at all.
 
-    A damaged one is skipped with a warning. Raises ValueError where every one is damaged: starting
-    from nothing would throw the run away.
+    Damaged ones that are newer are set aside, under another name, with a warning: training will come
+    to their number of images again. Raises ValueError where every one is damaged: starting from nothing
+    would throw the run away.
     """
     folders = sorted((run / "checkpoints").glob("images-*"), reverse=True)
+    damaged = []
     for folder in folders:
         fault = _fault(folder)
         if fault is None:
+            for each in damaged:
+                each.rename(_unused(each.with_name(f"damaged-{each.name}")))
             return Checkpoint(folder=folder, description=json.loads((folder / DESCRIPTION).read_text()))
         log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)
+        damaged.append(folder)
     if folders:
         raise ValueError(
             f"{run / 'checkpoints'}: none of {len(folders)} checkpoints is intact. Restore one from a copy, "
             "or move the folder away to start the run from the beginning."
         )
     return None
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or with a number behind it where something has that name."""
+    candidates = (path, *(path.with_name(f"{path.name}.{n}") for n in range(1, 1000)))
+    return next(p for p in candidates if not p.exists())
 
 
 def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
@@ -155,9 +171,7 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
             )
     if job.config.allow_config_change:
         return
-    # Through JSON, so that both sides have its types.
-    ours = json.loads(json.dumps(dataclasses.asdict(job.config)))
-    different = differing_fields(ours, description["config"])
+    different = differing_fields(_as_json(job.config), description["config"])
     if description["data_hash"] != job.data_hash:
         different.append(
             f"data set: manifest {description['data_hash'][:12]} in the checkpoint, {job.data_hash[:12]} now"
@@ -176,14 +190,28 @@ def _fault(folder: Path) -> str | None:
         description = json.loads((folder / DESCRIPTION).read_text())
         if not isinstance(description, dict):
             return f"{DESCRIPTION} holds a {type(description).__name__}"
+        if _sealed(description) != description:
+            return f"{DESCRIPTION} does not have its checksum"
         for name, digest in description["files"].items():
             if _hash(folder / name) != digest:
                 return f"{name} does not have its checksum"
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
-    except (ValueError, KeyError, AttributeError) as error:
+    except ValueError as error:
         return f"{DESCRIPTION} cannot be read: {error}"
     return None
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    """The configuration with the types that JSON gives back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _sealed(description: dict[str, Any]) -> dict[str, Any]:
+    """The description with the checksum of everything else in it."""
+    content = {name: value for name, value in description.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {**content, "sha256": digest}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import tyro
-
 OPERATIONAL = {"operational": True}
 """Marks a field that may differ when a run is resumed: it changes where or how fast, never what."""
 
@@ -181,7 +179,7 @@ class TrainConfig:
     """Of the initialisation, the sample order, crops and masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 on a GPU, fp32 on a CPU."""
-    log_images: int = field(default=10_240, metadata=OPERATIONAL)
+    log_images: int = field(default=4_096, metadata=OPERATIONAL)
     """Between two lines of metrics; also how often ranks compare notes (non-finite loss, signals)."""
     eval_images: int = field(default=1_000_000, metadata=OPERATIONAL)
     """Between two validations with pictures, with one before the first step and one after the last.
@@ -196,11 +194,12 @@ class TrainConfig:
     """How many of the newest checkpoints stay on disk."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "micro_batch", "log_images", "checkpoint_images", "keep_checkpoints"):
+        counts = ("images", "batch", "micro_batch", "log_images", "eval_films", "checkpoint_images")
+        for name in (*counts, "keep_checkpoints"):
             _check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("base_lr", "checkpoint_minutes"):
             _check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
-        for name in ("min_lr", "warmup_images", "weight_decay", "clip_norm", "eval_images", "eval_films"):
+        for name in ("min_lr", "warmup_images", "weight_decay", "clip_norm", "eval_images"):
             _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         _check(0 <= self.seed < 2**63, "train.seed", self.seed, "a number in [0, 2^63)")
 
@@ -285,32 +284,34 @@ class Config:
 
 
 def demo() -> Config:
-    """A small model at 320 pixels that learns from about 150 films in minutes on two CPU cores."""
+    """A small model at 256 pixels that learns from about 150 films in minutes on two CPU cores.
+
+    Small batches: on so little data the number of steps counts, not that of images. Targets are plain
+    grey values, so that the pictures show what the model knows and nothing that was lent to it.
+    """
     return Config(
         preset="demo",
-        data=DataConfig(crop_scale=(0.8, 1.0), threads=1),
+        data=DataConfig(crop_scale=(0.8, 1.0), threads=1, readers=1),
         mask=MaskConfig(ratio=0.75),
         model=ModelConfig(
-            side=320,
-            width=192,
-            depth=6,
-            heads=3,
-            decoder="cross",
+            side=256,
+            width=128,
+            depth=4,
+            heads=2,
             decoder_width=128,
-            decoder_depth=4,
+            decoder_depth=2,
             decoder_heads=2,
             norm_targets=False,
         ),
         train=TrainConfig(
-            images=6_400,
-            batch=16,
-            micro_batch=8,
-            base_lr=8e-3,
-            warmup_images=480,
-            log_images=160,
-            eval_images=1_600,
+            images=16_000,
+            batch=8,
+            base_lr=0.064,
+            warmup_images=800,
+            log_images=400,
+            eval_images=4_000,
             eval_films=16,
-            checkpoint_images=1_600,
+            checkpoint_images=4_000,
         ),
     )
 
@@ -341,6 +342,9 @@ def parse(arguments: Sequence[str]) -> Config:
     Raises ValueError for an unknown preset or a field out of range; SystemExit, by tyro, for an
     unknown flag (it names the nearest).
     """
+    # Here, because the models need this file on machines that have torch and timm alone.
+    import tyro
+
     arguments = _without_launcher_flags(arguments)
     name = _flag_value(arguments, "--preset") or "vit_l_1280"
     if name not in PRESETS:
@@ -357,18 +361,15 @@ def parse(arguments: Sequence[str]) -> Config:
 
 
 def differing_fields(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Lines that say how two configurations, as dictionaries, differ in fields that change the result."""
-    theirs_flat = dict(_flatten(theirs))
+    """Lines that say how two configurations, as JSON has them, differ in fields that change the result."""
+    ours_flat, theirs_flat = dict(_flatten(ours)), dict(_flatten(theirs))
+    names = [*ours_flat, *(name for name in theirs_flat if name not in ours_flat)]
     operational = set(_operational_fields(Config))
     return [
-        f"{name}: {theirs_flat.get(name)!r} in the checkpoint, {value!r} now"
-        for name, value in _flatten(ours)
-        if name not in operational and _plain(theirs_flat.get(name)) != _plain(value)
+        f"{name}: {theirs_flat.get(name)!r} in the checkpoint, {ours_flat.get(name)!r} now"
+        for name in names
+        if name not in operational and ours_flat.get(name) != theirs_flat.get(name)
     ]
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,6 @@ class Rank:
 
     index: int
     count: int
-    local: int
     device: torch.device
 
     @property
@@ -38,14 +37,15 @@ class Rank:
 def start() -> Rank:
     """Join the job's process group: NCCL where there is a GPU, gloo elsewhere.
 
-    Raises RuntimeError where a rank of a job on GPUs has no GPU of its own.
+    Raises ValueError where a rank of a job on GPUs has no GPU of its own.
     """
     environment = _environment()
     os.environ.update(environment)
-    local = int(environment["LOCAL_RANK"])
     if torch.cuda.is_available():
+        # With `srun --gpus-per-task 1` each process sees its own GPU only, as number 0.
+        local = int(environment["LOCAL_RANK"]) if torch.cuda.device_count() > 1 else 0
         if local >= torch.cuda.device_count():
-            raise RuntimeError(
+            raise ValueError(
                 f"local rank {local} has no GPU: this node shows {torch.cuda.device_count()}. "
                 "Start at most one process per GPU (deepspeed --num_gpus, srun --ntasks-per-node)."
             )
@@ -54,7 +54,7 @@ def start() -> Rank:
     else:
         device = torch.device("cpu")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
-    return Rank(index=dist.get_rank(), count=dist.get_world_size(), local=local, device=device)
+    return Rank(index=dist.get_rank(), count=dist.get_world_size(), device=device)
 
 
 def stop() -> None:
@@ -62,9 +62,9 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def all_reduce(values: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-    """The reduction of every rank's `values`, in place."""
-    dist.all_reduce(values, operation)
+def all_reduce(values: Tensor) -> Tensor:
+    """The sum of every rank's `values`, in place."""
+    dist.all_reduce(values)
     return values
 
 
@@ -76,7 +76,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def on_first(action: Callable[[], T]) -> T:
-    """Do `action` on rank 0 only; its result, or the ValueError or OSError it raised, reaches every rank.
+    """Do `action` on rank 0 only; its result, or the exception it raised, reaches every rank.
 
     So ranks part neither over what one of them found on disk nor over what went wrong with it.
     """
@@ -84,10 +84,10 @@ def on_first(action: Callable[[], T]) -> T:
     if dist.get_rank() == 0:
         try:
             outcome = [action()]
-        except (ValueError, OSError) as error:
+        except Exception as error:
             outcome = [error]
     else:
-        outcome = [ValueError("rank 0 sent nothing")]
+        outcome = [RuntimeError("rank 0 sent nothing")]
     dist.broadcast_object_list(outcome, src=0)
     if isinstance(outcome[0], Exception):
         raise outcome[0]
@@ -102,7 +102,7 @@ def _environment() -> dict[str, str]:
             "WORLD_SIZE": env["WORLD_SIZE"],
             "LOCAL_RANK": env.get("LOCAL_RANK", "0"),
         }
-    elif "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+    elif "SLURM_STEP_ID" in env:  # a task of srun; the batch script itself has SLURM_PROCID too
         ranks = {
             "RANK": env["SLURM_PROCID"],
             "WORLD_SIZE": env["SLURM_NTASKS"],

@@ -5,6 +5,8 @@ comes from `xpt.config`, so that two places can never disagree: a JSON that sets
 configuration owns is refused.
 """
 
+import dataclasses
+import difflib
 import json
 import logging
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
-from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.engine import DeepSpeedEngine as Engine
+from deepspeed.runtime.zero import stage3, stage_1_and_2
 from torch import nn
 
 from xpt.config import Config
@@ -32,13 +35,28 @@ OWNED_BY_CONFIG = {
     "torch_autocast": "--train.precision",
     "optimizer": "--train.base_lr, --train.weight_decay and --train.betas",
     "scheduler": "--train.base_lr, --train.warmup_images and --train.min_lr",
+    "data_types": "--train.precision",
+    "steps_per_print": "--train.log_images",
 }
+OF_THE_JSON = (
+    "zero_optimization",
+    "aio",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "comms_logger",
+    "flops_profiler",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "dump_state",
+)
 
 
 def read_ds_config(path: str) -> dict[str, Any]:
     """The DeepSpeed JSON at `path`, or plain ZeRO 1 for an empty path.
 
-    Raises ValueError for a missing or malformed file, and for a field that `xpt.config` owns.
+    Raises ValueError for a missing or malformed file, for a field that `xpt.config` owns, and for one
+    that is neither ZeRO nor communication.
     """
     if not path:
         return {"zero_optimization": {"stage": 1}}
@@ -58,29 +76,50 @@ def read_ds_config(path: str) -> dict[str, Any]:
             f"--ds_config {path}: remove {', '.join(owned)}. "
             "The JSON holds ZeRO, offload and communication only; the rest comes from xpt's own flags."
         )
+    for name in content:
+        if name not in OF_THE_JSON:
+            near = difflib.get_close_matches(name, OF_THE_JSON, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise ValueError(
+                f"--ds_config {path}: unknown field {name}. {hint}Known: {', '.join(OF_THE_JSON)}."
+            )
+    zero = content.get("zero_optimization")
+    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
+        raise ValueError(
+            f"--ds_config {path}: zero_optimization: got {zero!r}, wanted an object with stage 1, 2 or 3"
+        )
     return content
 
 
 def zero_stage(ds: dict[str, Any]) -> int:
-    return int(ds.get("zero_optimization", {}).get("stage", 0))
+    return ds["zero_optimization"]["stage"]
 
 
-def precision_of(config: Config, device: torch.device) -> torch.dtype:
-    """The training precision; `auto` is bf16 on a GPU and fp32 on a CPU."""
-    if config.train.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.train.precision]
+def resolved(config: Config, device: torch.device) -> Config:
+    """`config` with its precision named: `auto` is bf16 on a GPU and fp32 on a CPU.
+
+    Raises ValueError for flash attention where it cannot run.
+    """
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    if config.model.attention == "flash_attn" and (device.type != "cuda" or precision != "bf16"):
+        raise ValueError(
+            f"--model.attention flash_attn: got {precision} on {device.type}, but flash-attn runs in bf16 on "
+            "GPUs only. Set --model.attention sdpa, or --train.precision bf16 on a GPU."
+        )
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
 
 
-def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Rank) -> DeepSpeedEngine:
-    """`model` under ZeRO with AdamW.
+def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Rank) -> Engine:
+    """`model` under ZeRO with AdamW, for a `resolved` configuration.
 
     Raises ValueError where the ranks do not divide the batch.
     """
     train = config.train
     groups = parameter_groups(model, train.weight_decay)  # before ZeRO 3 takes the shapes away
-    offloaded = ds.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
-    if offloaded:
+    offload = ds["zero_optimization"].get("offload_optimizer") or {}
+    if offload.get("device", "none") != "none":
         optimizer = DeepSpeedCPUAdam(groups, lr=train.base_lr, betas=train.betas, adamw_mode=True)
     else:
         fused = rank.device.type == "cuda"
@@ -89,7 +128,9 @@ def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Ran
         # An optional all-reduce for ranks of one host, compiled for a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    bf16 = precision_of(config, rank.device) == torch.bfloat16
+    # DeepSpeed would read every step's gradient norm on the host and drop the step, silently, where it
+    # is not finite. Here the norm stays on the device, and all ranks look at it when they log.
+    stage_1_and_2.is_invalid_grad_norm = stage3.is_invalid_grad_norm = lambda norm: False
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,  # pyright: ignore[reportArgumentType]
@@ -99,33 +140,38 @@ def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Ran
             "train_micro_batch_size_per_gpu": train.micro_batch_size(rank.count),
             "gradient_accumulation_steps": train.accumulation(rank.count),
             "gradient_clipping": train.clip_norm,
-            # The overflow check reads a flag from the device in every step. Losses and norms are
-            # checked at the logging interval instead, on all ranks together.
-            "bf16": {"enabled": bf16, "check_grad_overflow": False},
+            "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": False},
+            # Sums of many micro-batches in bf16 would lose the small ones.
+            "data_types": {"grad_accum_dtype": "fp32"},
             "steps_per_print": 2**31,
         },
     )
     return engine
 
 
-def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
+def set_learning_rate(engine: Engine, rate: float) -> None:
     optimizer: Any = engine.optimizer  # ZeRO's wrappers share no base class that has the groups
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def gradient_norm(engine: DeepSpeedEngine) -> torch.Tensor:
-    """Global gradient norm of the last step before clipping, a float32 scalar on the device."""
-    norm = engine.get_global_grad_norm()
-    return torch.as_tensor(norm, dtype=torch.float32, device=engine.device)
+def gradient_norm(engine: Engine) -> torch.Tensor:
+    """Global gradient norm of the last step before clipping, a float32 scalar on the device.
+
+    Infinite where a gradient was not finite. Does not wait for the device.
+    """
+    norm: Any = engine.get_global_grad_norm()
+    if isinstance(norm, torch.Tensor):
+        return norm.detach().float().to(engine.device, non_blocking=True)
+    return torch.full((), norm, dtype=torch.float32, device=engine.device)
 
 
-def save_state(engine: DeepSpeedEngine, folder: Path) -> None:
+def save_state(engine: Engine, folder: Path) -> None:
     """Every rank's share of model and optimizer under `folder`/state; all ranks must call it."""
     engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
 
-def load_state(engine: DeepSpeedEngine, folder: Path) -> None:
+def load_state(engine: Engine, folder: Path) -> None:
     """The inverse of `save_state`, for the same number of ranks and ZeRO stage."""
     loaded, _ = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
     assert loaded is not None, folder

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from deepspeed.runtime.engine import DeepSpeedEngine
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels import gather_patches
 from xpt.config import Config
@@ -17,11 +16,14 @@ MASK_SEED = 0
 """Of the validation masks: the same for every run, so that runs can be compared."""
 
 
-def predict(engine: DeepSpeedEngine, batch: Batch, config: Config) -> Prediction:
-    """Forward without gradients, all masked patches predicted, masks fixed by the film alone."""
-    engine.eval()
+def predict(model: nn.Module, batch: Batch, config: Config) -> Prediction:
+    """What the model, or the engine around it, makes of all masked patches; no gradients.
+
+    The masks are fixed by the film's place in the split alone.
+    """
+    model.eval()
     with torch.no_grad():
-        prediction = engine(
+        prediction: Prediction = model(
             batch.image_BCHW,
             region_of(batch, config),
             batch.is_valid_BL,
@@ -29,11 +31,11 @@ def predict(engine: DeepSpeedEngine, batch: Batch, config: Config) -> Prediction
             MASK_SEED,
             predicted=config.model.tokens - config.kept,
         )
-    engine.train()
+    model.train()
     return prediction
 
 
-def evaluate(engine: DeepSpeedEngine, batches: Iterable[Batch], config: Config) -> dict[str, float]:
+def evaluate(model: nn.Module, batches: Iterable[Batch], config: Config) -> dict[str, float]:
     """Losses over all films of `batches` on all ranks; every rank needs the same number of batches.
 
     Returns:
@@ -41,24 +43,27 @@ def evaluate(engine: DeepSpeedEngine, batches: Iterable[Batch], config: Config) 
         `val/loss_chest`, `val/loss_outside`: over the masked patches inside and outside the chest;
         `val/patch_mean`: the loss of a predictor that knows each masked patch's mean and nothing else.
     """
-    sums = torch.zeros(7, dtype=torch.float64, device=engine.device)
+    sums = torch.zeros(7, dtype=torch.float64)
     for batch in batches:
-        prediction = predict(engine, batch, config)
+        prediction = predict(model, batch, config)
         scored_BM = prediction.is_scored_BM * batch.weight_B[:, None]
         in_chest_BM = batch.chest_BL.gather(1, prediction.predicted_BM) >= 0.5
         mean_error_BM = _patch_mean_error(batch, prediction, config)
         share_BM = scored_BM / scored_BM.sum(1, keepdim=True).clamp(min=1)
-        sums += torch.stack(
-            [
-                (prediction.mse_BM * share_BM).sum(),
-                (mean_error_BM * share_BM).sum(),
-                batch.weight_B.sum(),
-                (prediction.mse_BM * scored_BM * in_chest_BM).sum(),
-                (scored_BM * in_chest_BM).sum(),
-                (prediction.mse_BM * scored_BM * ~in_chest_BM).sum(),
-                (scored_BM * ~in_chest_BM).sum(),
-            ]
-        ).double()
+        sums = (
+            sums.to(batch.image_BCHW.device)
+            + torch.stack(
+                [
+                    (prediction.mse_BM * share_BM).sum(),
+                    (mean_error_BM * share_BM).sum(),
+                    batch.weight_B.sum(),
+                    (prediction.mse_BM * scored_BM * in_chest_BM).sum(),
+                    (scored_BM * in_chest_BM).sum(),
+                    (prediction.mse_BM * scored_BM * ~in_chest_BM).sum(),
+                    (scored_BM * ~in_chest_BM).sum(),
+                ]
+            ).double()
+        )
     loss, patch_mean, films, chest, chest_count, outside, outside_count = all_reduce(sums).tolist()
     return {
         "val/loss": loss / films,

@@ -5,6 +5,7 @@ mean loss, and let the ranks agree on what to do next: a rank that left the loop
 the others waiting in a collective.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +16,15 @@ from xpt.distributed import all_reduce, gather_objects
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient stopped being a number; the message names steps and sample keys."""
+    """The loss or the gradient stopped being a number; the message names step and sample keys."""
 
-    def __init__(self, steps: list[int], keys: list[str]) -> None:
-        self.steps, self.keys = steps, keys
-        films = f"in films {', '.join(keys)}" if keys else "in the gradient, with every film's loss finite"
+    def __init__(self, step: int, what: str, keys: list[str]) -> None:
+        self.step, self.keys = step, keys
         super().__init__(
-            f"non-finite values at step {', '.join(map(str, steps))}, {films}. Nothing was saved after the "
-            "last checkpoint. Look at those films with `xpt-shards preview`; if they are sound, lower "
-            "--train.base_lr or set --train.clip_norm, and start again from the last checkpoint."
+            f"the {what} is not finite at step {step}, in films {', '.join(keys)}. Nothing was saved "
+            "since the last checkpoint. Look at those films with `xpt-shards preview`; if they are sound, "
+            "lower --train.base_lr or set --train.clip_norm. The same command goes on from the last "
+            "checkpoint."
         )
 
 
@@ -44,19 +45,23 @@ class Report:
 
 
 class Interval:
-    """Losses of the steps since the last report."""
+    """Losses and gradient norms of the steps since the last report. Adding does not wait for the device."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, list[str], Tensor]] = []
+        self._norms: list[tuple[int, Tensor]] = []
 
-    def add(self, step: int, keys: list[str], loss_B: Float[Tensor, "B"]) -> None:
-        """One micro-batch; does not wait for the device."""
+    def add_losses(self, step: int, keys: list[str], loss_B: Float[Tensor, "B"]) -> None:
+        """Of one micro-batch."""
         self._parts.append((step, keys, loss_B))
+
+    def add_norm(self, step: int, norm: Float[Tensor, ""]) -> None:
+        """Of the whole gradient of one step."""
+        self._norms.append((step, norm))
 
     def close(
         self,
         *,
-        grad_norm: Tensor,
         wait_seconds: float,
         replaced: int,
         asked_to_stop: bool,
@@ -65,22 +70,23 @@ class Interval:
     ) -> Report:
         """Agree on the interval and start the next one; all ranks must call it after the same step.
 
-        Raises NonFiniteError, on all ranks with the same content, where a loss or the norm is not finite.
+        Raises NonFiniteError, on all ranks with the same content, where a loss or a norm is not finite.
         """
         losses_NB = torch.stack([loss_B for _, _, loss_B in self._parts])
-        is_bad_NB = ~torch.isfinite(losses_NB)
-        is_bad = is_bad_NB.any() | ~torch.isfinite(grad_norm)
+        norms_S = torch.stack([norm for _, norm in self._norms])
+        is_bad = ~(torch.isfinite(losses_NB).all() & torch.isfinite(norms_S).all())
         device = losses_NB.device
         host = torch.tensor(
             [wait_seconds, replaced, asked_to_stop, checkpoint_due], dtype=torch.float64, device=device
         )
         totals = torch.cat(
-            [torch.stack([losses_NB.double().mean(), is_bad.double(), grad_norm.double()]), host]
+            [torch.stack([losses_NB.double().mean(), is_bad.double(), norms_S[-1].double()]), host]
         )
         loss, bad, norm, wait, replaced_all, stop, due = (all_reduce(totals) / world_size).tolist()
         if bad > 0:
-            raise self._non_finite(is_bad_NB.tolist())
+            raise self._non_finite()
         self._parts.clear()
+        self._norms.clear()
         return Report(
             loss=loss,
             grad_norm=norm,
@@ -90,16 +96,20 @@ class Interval:
             checkpoint_due=due > 0,
         )
 
-    def _non_finite(self, is_bad: list[list[bool]]) -> NonFiniteError:
-        mine = [
+    def _non_finite(self) -> NonFiniteError:
+        """The first step that went wrong: what follows is its damage, and later films are not to blame."""
+        bad_losses = [
             (step, key)
-            for (step, keys, _), flags in zip(self._parts, is_bad, strict=True)
-            for key, flag in zip(keys, flags, strict=True)
-            if flag
+            for step, keys, loss_B in self._parts
+            for key, loss in zip(keys, loss_B.tolist(), strict=True)
+            if not math.isfinite(loss)
         ]
-        everyones = sorted({pair for part in gather_objects(mine) for pair in part})
-        if not everyones:  # only the gradient: the last step is all that is known
-            return NonFiniteError([self._parts[-1][0]], [])
-        # Later steps are the damage of the first: their films are not to blame.
-        first = everyones[0][0]
-        return NonFiniteError([first], [key for step, key in everyones if step == first])
+        bad_norms = [step for step, norm in self._norms if not math.isfinite(norm.item())]
+        everyones = gather_objects((bad_losses, bad_norms))
+        losses = sorted({pair for part, _ in everyones for pair in part})
+        first = min([step for step, _ in losses] + [step for _, part in everyones for step in part])
+        films = [key for step, key in losses if step == first]
+        if films:
+            return NonFiniteError(first, "loss", films)
+        mine = [key for step, keys, _ in self._parts for key in keys if step == first]
+        return NonFiniteError(first, "gradient", sorted(key for part in gather_objects(mine) for key in part))

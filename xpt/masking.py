@@ -1,5 +1,7 @@
 """Which part of each image is masked more than the rest."""
 
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,5 +20,11 @@ def region_of(batch: Batch, config: Config) -> Float[Tensor, "B L"]:
     if config.mask.strategy == "contour":
         return {"chest": batch.chest_BL, "lung": batch.lung_BL}[config.mask.region]
     if config.mask.strategy == "rect":
-        return rect_contour(config.model.grid).to(batch.chest_BL).expand_as(batch.chest_BL)
+        return _rect(config.model.grid, batch.chest_BL.device).expand_as(batch.chest_BL)
     return torch.zeros_like(batch.chest_BL)
+
+
+@cache
+def _rect(grid: int, device: torch.device) -> Tensor:
+    """On the device once: a copy in each step would make the host wait for it."""
+    return rect_contour(grid).to(device)

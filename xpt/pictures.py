@@ -40,6 +40,8 @@ def _rows(batch: Batch, prediction: Prediction, config: Config) -> Iterator[np.n
     true_BLP = patchify(batch.image_BCHW, patch).float()
     is_inside_BGG = (region_of(batch, config) >= 0.5).reshape(-1, grid, grid).cpu().numpy()
     for film, true_LP in enumerate(true_BLP):
+        if not batch.weight_B[film]:  # fills the last batch
+            continue
         visible = prediction.visible_BK[film]
         scored = prediction.is_scored_BM[film]
         predicted = prediction.predicted_BM[film][scored]

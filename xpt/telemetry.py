@@ -39,7 +39,7 @@ class RunLog:
         _truncate(self._metrics, images)
         self._pictures = run / "pictures"
         self._pictures.mkdir(exist_ok=True)
-        self._board = SummaryWriter(str(run), purge_step=images + 1 if images else None)
+        self._board = SummaryWriter(str(run), purge_step=images + 1 if images else 0)
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
         with self._metrics.open("a") as f:
@@ -63,8 +63,11 @@ class RunLog:
         self._board.close()
 
 
-def write_provenance(run: Path, config: Config, ds: dict[str, Any]) -> None:
-    """`config.json`: the resolved configuration, DeepSpeed's JSON, git revision and package versions."""
+def write_provenance(run: Path, config: Config, ds: dict[str, Any], images: int) -> None:
+    """The resolved configuration, DeepSpeed's JSON, git revision and package versions.
+
+    In `config.json` for the start of a run, in `config-IMAGES.json` for each place it went on from.
+    """
     versions = {name: _version(name) for name in PACKAGES}
     content = {
         "config": dataclasses.asdict(config),
@@ -72,27 +75,35 @@ def write_provenance(run: Path, config: Config, ds: dict[str, Any]) -> None:
         "revision": _revision(),
         "versions": versions,
     }
-    write_atomically(run / "config.json", json.dumps(content, indent=2) + "\n")
+    name = f"config-{images:012d}.json" if images else "config.json"
+    write_atomically(run / name, json.dumps(content, indent=2) + "\n")
 
 
 class Pace:
-    """Images per second since the last line, and the time that the rest of the run will take."""
+    """Images per second of an interval of training, and the time that the rest of the run will take."""
 
     def __init__(self, images: int, end: int) -> None:
-        self._start = self._last = (time.monotonic(), images)
+        self._start = self._interval = (time.monotonic(), images)
         self._end = end
 
-    def update(self, images: int) -> tuple[float, str]:
-        """(images/s since the last call, time left as H:MM:SS at the mean rate of this process)."""
-        now = (time.monotonic(), images)
-        recent = (images - self._last[1]) / max(1e-9, now[0] - self._last[0])
-        mean = (images - self._start[1]) / max(1e-9, now[0] - self._start[0])
-        self._last = now
-        left = round((self._end - images) / max(1e-9, mean))
+    def start_interval(self, images: int) -> None:
+        """What came before, a validation or a checkpoint, does not count as training."""
+        self._interval = (time.monotonic(), images)
+
+    def measure(self, images: int) -> tuple[float, str]:
+        """(images/s of the interval, time left as H:MM:SS at the mean rate of this process)."""
+        recent, mean = (
+            (images - before) / max(1e-9, time.monotonic() - since)
+            for since, before in (self._interval, self._start)
+        )
+        left = round((self._end - images) / mean)
         return recent, f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
 
 
 def _truncate(metrics: Path, images: int) -> None:
+    """Keep the lines up to `images`; none, not even of the validation before the first step, for 0."""
+    if images == 0:
+        metrics.unlink(missing_ok=True)
     if not metrics.exists():
         return
     kept = []

@@ -16,20 +16,22 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from deepspeed.runtime.engine import DeepSpeedEngine
+import torch.distributed as dist
 
 from xpt import checkpoint, distributed
 from xpt.config import Config, parse
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.loader import evaluation_loader, train_loader
+from xpt.data.reader import DataError
 from xpt.distributed import Rank
 from xpt.engine import (
+    Engine,
     gradient_norm,
-    precision_of,
     read_ds_config,
+    resolved,
     set_learning_rate,
     start_engine,
     zero_stage,
@@ -45,6 +47,7 @@ from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
 
 log = logging.getLogger("xpt")
 PICTURE_FILMS = 4
+FAILED = 2
 TOLD_TO_STOP = 75
 """Exit status of a run that stopped on a signal, with a checkpoint, and can go on (EX_TEMPFAIL)."""
 
@@ -53,14 +56,27 @@ def main() -> None:
     set_up_logging(int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
     try:
         config = parse(sys.argv[1:])
-        status = train(config, read_ds_config(config.ds_config), distributed.start())
-    except (ValueError, OSError, NonFiniteError) as error:
+        ds = read_ds_config(config.ds_config)
+        rank = distributed.start()
+        status = train(resolved(config, rank.device), ds, rank)
+    except (ValueError, OSError, NonFiniteError, DataError) as error:
         # The message says what to do; a traceback would only hide it.
         log.error("%s", error)
-        status = 2
-    finally:
-        distributed.stop()
+        leave_failed()
+    except Exception:
+        log.exception("unexpected error")
+        leave_failed()
+    distributed.stop()
     sys.exit(status)
+
+
+def leave_failed() -> NoReturn:
+    """End this process at once: with others about, leaving their group politely would wait for them."""
+    logging.shutdown()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        os._exit(FAILED)
+    distributed.stop()
+    sys.exit(FAILED)
 
 
 def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
@@ -82,14 +98,14 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     last = settings.steps * settings.global_batch
     run_log = None
     if rank.is_first:
-        write_provenance(run, config, ds)
+        write_provenance(run, config, ds, images)
         run_log = RunLog(run, images)
         describe(config, rank, parameters, train_set, images)
     validates = 0 < settings.eval_images <= settings.images
     if validates and images == 0:
         validate(engine, val_set, config, rank, run_log, images)
 
-    interval, pace, saved_at = Interval(), Pace(images, last), time.monotonic()
+    interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
     with train_loader(
         train_set,
         config.data,
@@ -118,22 +134,23 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                 )
                 engine.backward(prediction.loss)
                 engine.step()  # moves the weights at the last micro-batch only
-                interval.add(step, batch.keys, prediction.loss_B)
+                interval.add_losses(step, batch.keys, prediction.loss_B)
+            interval.add_norm(step, gradient_norm(engine))
             step, images = step + 1, images + settings.global_batch
 
-            is_last = images == last
+            is_last = images >= last
             validates_now = validates and (is_last or step % settings.every(settings.eval_images) == 0)
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
             if not (validates_now or saves or step % settings.every(settings.log_images) == 0):
                 continue
             report = interval.close(
-                grad_norm=gradient_norm(engine),
-                wait_seconds=batches.wait_seconds,
+                wait_seconds=batches.wait_seconds - waited,
                 replaced=batches.replaced,
                 asked_to_stop=stop.asked,
                 checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
                 world_size=rank.count,
             )
+            waited = batches.wait_seconds
             if run_log is not None:
                 report_progress(run_log, pace, report, images, last, rate)
             if validates_now:
@@ -148,11 +165,14 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                     keep=settings.keep_checkpoints,
                 )
                 saved_at = time.monotonic()
+            pace.start_interval(images)
             if report.asked_to_stop and not is_last:
                 log.info(
                     "stopped after %s images, as asked; the same command goes on from here", f"{images:,}"
                 )
                 return TOLD_TO_STOP
+    if run_log is not None:
+        run_log.close()
     log.info("done: %s images; look at %s", f"{images:,}", run)
     return 0
 
@@ -190,7 +210,7 @@ def make_run_folder(run: Path) -> None:
 
 
 def validate(
-    engine: DeepSpeedEngine,
+    engine: Engine,
     val_set: ShardSet,
     config: Config,
     rank: Rank,
@@ -270,7 +290,7 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
         "ranks %d on %s, %s; per step %d images, forward passes per rank %d; attention %s",
         rank.count,
         rank.device.type,
-        str(precision_of(config, rank.device)).removeprefix("torch."),
+        settings.precision,
         settings.global_batch,
         settings.accumulation(rank.count),
         config.model.attention,
@@ -284,7 +304,7 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
 
 
 def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float) -> None:
-    per_second, left = pace.update(images)
+    per_second, left = pace.measure(images)
     scalars = {
         "loss": report.loss,
         "lr": rate,

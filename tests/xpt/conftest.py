@@ -74,11 +74,15 @@ class Run:
         )
 
 
-def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
-    """Start a tiny run of `ranks` processes; later flags win over those of TINY."""
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
+    """Start a tiny run of `ranks` processes; later flags win over those of TINY."""
+    port = free_port()
     processes = []
     for rank in range(ranks):
         environment = os.environ | {

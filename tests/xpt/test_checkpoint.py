@@ -8,6 +8,7 @@ import pytest
 
 from xpt.checkpoint import DESCRIPTION, Job, newest
 from xpt.checkpoint import _check_same_job as check_same_job
+from xpt.checkpoint import _sealed as sealed
 from xpt.config import Config, demo
 
 JOB = Job(config=demo(), data_hash="0" * 64, world_size=2, zero_stage=2)
@@ -26,7 +27,7 @@ def write(run: Path, images: int, job: Job = JOB) -> Path:
         "zero_stage": job.zero_stage,
         "files": {"state/model.pt": hashlib.sha256(content).hexdigest()},
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description))
+    (folder / DESCRIPTION).write_text(json.dumps(sealed(json.loads(json.dumps(description)))))
     return folder
 
 
@@ -64,6 +65,9 @@ DAMAGE = {
     "missing description": lambda f: (f / DESCRIPTION).unlink(),
     "half a description": lambda f: (f / DESCRIPTION).write_text('{"images": 20'),
     "description of another kind": lambda f: (f / DESCRIPTION).write_text("[1]"),
+    "changed description": lambda f: (f / DESCRIPTION).write_text(
+        (f / DESCRIPTION).read_text().replace('"images": 20', '"images": 21')
+    ),
 }
 
 
@@ -78,6 +82,9 @@ def test_a_damaged_one_is_skipped_with_a_warning(
     assert checkpoint is not None
     assert checkpoint.images == 10
     assert "images-000000000020 is damaged" in caplog.text
+    # It no longer stands where training will write its own after 20 images.
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["damaged-images-000000000020", "images-000000000010"]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(tmp_path: Path):

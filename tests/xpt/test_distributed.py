@@ -2,7 +2,7 @@ import pytest
 
 from xpt import distributed
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID")
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,7 @@ def test_launchers_variables_win_over_slurms(monkeypatch: pytest.MonkeyPatch):
         "RANK": "3",
         "WORLD_SIZE": "4",
         "LOCAL_RANK": "1",
+        "SLURM_STEP_ID": "0",
         "SLURM_PROCID": "0",
         "SLURM_NTASKS": "2",
         "MASTER_ADDR": "host",
@@ -32,7 +33,8 @@ def test_launchers_variables_win_over_slurms(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_slurms_variables_give_the_ranks_and_the_same_port_everywhere(monkeypatch: pytest.MonkeyPatch):
-    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "123456", "MASTER_ADDR": "host"}.items():
+    job = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "123456", "MASTER_ADDR": "host"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
     seen = []
     for rank in range(4):
@@ -42,3 +44,9 @@ def test_slurms_variables_give_the_ranks_and_the_same_port_everywhere(monkeypatc
     assert [e["RANK"] for e in seen] == ["0", "1", "2", "3"]
     assert [e["LOCAL_RANK"] for e in seen] == ["0", "1", "0", "1"]
     assert {e["MASTER_PORT"] for e in seen} == {"23456"}
+
+
+def test_the_batch_script_itself_is_no_task_of_the_job(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    assert distributed._environment()["WORLD_SIZE"] == "1"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from xpt.config import Config, TrainConfig
-from xpt.engine import OWNED_BY_CONFIG, precision_of, read_ds_config, zero_stage
+from xpt.config import Config, ModelConfig, TrainConfig
+from xpt.engine import OWNED_BY_CONFIG, read_ds_config, resolved, zero_stage
 
 
 @pytest.mark.parametrize(("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero3", 3), ("zero3_offload", 3)])
@@ -27,7 +27,14 @@ def test_a_ds_config_that_sets_what_ours_owns_is_refused(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "not JSON"), ("[]", "got a list, wanted a JSON object")]
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "got a list, wanted a JSON object"),
+        ("{}", "zero_optimization: got None, wanted an object with stage 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": 0}}', "wanted an object with stage 1, 2 or 3"),
+        ('{"zero_optimisation": {"stage": 3}}', r"zero_optimisation. Did you mean zero_optimization\?"),
+    ],
 )
 def test_a_malformed_ds_config_is_refused(tmp_path: Path, content: str, message: str):
     path = tmp_path / "ds.json"
@@ -43,6 +50,14 @@ def test_a_missing_ds_config_is_named():
 
 def test_precision_follows_the_device_only_where_it_is_left_open():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert (precision_of(Config(), cpu), precision_of(Config(), gpu)) == (torch.float32, torch.bfloat16)
+    assert resolved(Config(), cpu).train.precision == "fp32"
+    assert resolved(Config(), gpu).train.precision == "bf16"
     fixed = Config(train=TrainConfig(precision="fp32"))
-    assert precision_of(fixed, gpu) == torch.float32
+    assert resolved(fixed, gpu).train.precision == "fp32"
+
+
+def test_flash_attention_is_refused_where_it_cannot_run():
+    config = Config(model=ModelConfig(attention="flash_attn"))
+    with pytest.raises(ValueError, match="got fp32 on cpu"):
+        resolved(config, torch.device("cpu"))
+    assert resolved(config, torch.device("cuda")).model.attention == "flash_attn"

@@ -23,7 +23,7 @@ from xpt.data.crop import Windows, draw_windows, full_frames, valid_patches
 from xpt.data.index import ShardSet
 from xpt.data.order import SampleOrder, evaluation_positions, micro_batch_size, rank_slice
 from xpt.data.pipeline import PicturePipeline
-from xpt.data.reader import Fault, Sample, SampleSource
+from xpt.data.reader import DataError, Fault, Sample, SampleSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +39,7 @@ class BatchLoader:
     """Iterates over batches; made by `train_loader` or `evaluation_loader`. Close it, or use it in `with`.
 
     `is_training` crops and mirrors, and lets stand-ins of damaged films count. Iteration raises
-    RuntimeError where too many films are damaged, or where DALI cannot decode one although its bytes are
+    DataError where too many films are damaged, or where DALI cannot decode one although its bytes are
     those that were written.
     """
 
@@ -152,7 +152,7 @@ class BatchLoader:
         try:
             image_BCHW, contour_BCC = self._pipeline.take()
         except RuntimeError as error:
-            raise RuntimeError(
+            raise DataError(
                 f"positions {request.position_B[0]} to {request.position_B[-1]}: DALI failed on the films "
                 f"{', '.join(keys)}. Where it cannot decode one, that one was written damaged: find it with "
                 f"xpt-shards verify {self._shards.root}. DALI says: {error}"

@@ -59,6 +59,10 @@ class Fault:
     reason: str
 
 
+class DataError(RuntimeError):
+    """The data are in a state that training should not go on with; the message says what to do."""
+
+
 class DamagedSampleError(Exception):
     """A film that cannot be used; the message is the reason."""
 
@@ -163,7 +167,7 @@ class SampleSource:
     def fetch(self, position: int, row: int) -> Sample:
         """The sample at `row`, or the first stand-in for `position` that can be read.
 
-        Raises RuntimeError where too many are damaged.
+        Raises DataError where too many are damaged.
         """
         fault = None
         for attempt in range(self._max_bad_run):
@@ -176,7 +180,7 @@ class SampleSource:
                 with self._lock:
                     self.read_count += 1
                 return dataclasses.replace(sample, is_stand_in=attempt > 0)
-        raise RuntimeError(
+        raise DataError(
             f"position {position}: {self._max_bad_run} films in a row were damaged, the last: {fault}; "
             f"{self._remedy()}"
         )
@@ -185,7 +189,7 @@ class SampleSource:
         self._reader.close()
 
     def _record(self, position: int, row: int, reason: str) -> Fault:
-        """Log and count a damaged film; raises RuntimeError past the allowed share."""
+        """Log and count a damaged film; raises DataError past the allowed share."""
         fault = Fault(
             position=position,
             key=self._shards.rows[row]["key"].decode("ascii", errors="replace"),
@@ -203,7 +207,7 @@ class SampleSource:
         if is_new:
             _log.warning("film %s in %s replaced: %s", fault.key, fault.shard, fault.reason)
         if replaced > self._max_bad_share * max(read, _FEWEST_READ):
-            raise RuntimeError(
+            raise DataError(
                 f"{replaced} of {read} films read were damaged, more than the allowed share "
                 f"{self._max_bad_share}, the last: {fault}; {self._remedy()}"
             )

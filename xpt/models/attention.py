@@ -10,7 +10,6 @@ a blocked kernel on a CPU), `flash_attn` the package of Dao et al. (arXiv 2307.0
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -93,11 +92,3 @@ class CrossAttention(nn.Module):
         q_BNHE = self.q(x).unflatten(2, (self.heads, -1))
         k_BSHE, v_BSHE = self.kv(memory).unflatten(2, (2, self.heads, -1)).unbind(2)
         return self.proj(self.attend(q_BNHE, k_BSHE, v_BSHE).flatten(2))
-
-
-def memory_efficient(device: torch.device, dtype: torch.dtype) -> str:
-    """Which kernel family `sdpa` takes for long sequences on this device: for the log."""
-    if device.type != "cuda":
-        return "sdpa: blocked CPU kernel"
-    half = dtype in (torch.bfloat16, torch.float16)
-    return "sdpa: FlashAttention" if half else "sdpa: memory-efficient"

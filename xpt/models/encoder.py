@@ -79,9 +79,9 @@ class Encoder(VisionTransformer):
             patches_BKP: normalised pixel values of the visible patches, channel-major.
             ids_BK: their raster-order ids in [0, L).
         """
-        positions_LD = self.pos_embed[0, 1:]
-        x_BKD = self.patch_embed.proj(patches_BKP) + positions_LD[ids_BK]
-        cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(x_BKD.shape[0], -1, -1)
+        positions = self.pos_embed.to(patches_BKP.dtype)  # DeepSpeed casts parameters, not buffers
+        x_BKD = self.patch_embed.proj(patches_BKP) + positions[0, 1:][ids_BK]
+        cls_B1D = (self.cls_token + positions[:, :1]).expand(x_BKD.shape[0], -1, -1)
         x = torch.cat([cls_B1D, x_BKD], dim=1)
         for block in self.blocks:
             x = run_block(block, x, recompute=self.activation_checkpointing and self.training)

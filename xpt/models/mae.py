@@ -92,7 +92,6 @@ class MAE(nn.Module):
             seed: of the masks.
             predicted: number of masked patches to predict per image; None: the configuration's.
         """
-        weight = self.encoder.patch_embed.proj.weight
         masked = mask_and_gather(
             image_BCHW,
             contour_BL.float(),
@@ -107,7 +106,8 @@ class MAE(nn.Module):
             draw=self.mask.draw,
             mean=PIXEL_MEAN,
             std=PIXEL_STD,
-            dtype=weight.dtype,
+            # Not from one named parameter: touching it outside its module makes ZeRO 3 gather it.
+            dtype=next(self.parameters()).dtype,
         )
         tokens_BND = self.encoder(masked.patches_BKP, masked.visible_BK)
         pred_BMP = self.decoder(tokens_BND, masked.visible_BK, masked.predicted_BM)
