@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels import mask_and_gather
 from shards_tool import schema
 from tests.data.conftest import SIDE, Film, encoded, grey, random_film, write_shards
 from xpt.config import DataConfig
@@ -85,12 +86,19 @@ def evaluation(
 
 
 def by_position(loader: BatchLoader, batches: int) -> dict[int, tuple[str, bytes]]:
-    """Key, and everything that the model sees, of each position."""
+    """Key, everything that the model gets, and the patches it will see, of each position."""
     seen = {}
     with loader:
         for batch in islice(loader, batches):
+            masked = mask_and_gather(
+                batch.image_BCHW, batch.chest_BL, batch.is_valid_BL, batch.position_B, seed=42,
+                keep=4, predict=4, patch=8, keep_inside=0.05, keep_outside=0.15, mean=0.5, std=0.25,
+            )  # fmt: skip
             for n, position in enumerate(batch.position_B.tolist()):
-                parts = (batch.image_BCHW, batch.chest_BL, batch.lung_BL, batch.is_valid_BL, batch.weight_B)
+                parts = (
+                    *(batch.image_BCHW, batch.chest_BL, batch.lung_BL, batch.is_valid_BL, batch.weight_B),
+                    *(masked.visible_BK, masked.predicted_BM),
+                )
                 seen[position] = (batch.keys[n], b"".join(part[n].numpy().tobytes() for part in parts))
     return seen
 

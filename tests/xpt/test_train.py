@@ -111,12 +111,11 @@ def test_the_documented_launchers_train_on_two_ranks(
     ("ranks", "flags"),
     [
         (1, ["--train.micro-batch", "8"]),
-        (2, ["--ds_config", "PARTITIONED"]),
         (2, ["--ds_config", "PARTITIONED", "--model.activation-checkpointing"]),
         (2, ["--ds_config", "ds_configs/zero3_offload.json"]),
         (4, ["--ds_config", "ds_configs/zero1.json"]),
     ],
-    ids=["no accumulation", "zero3", "zero3 recomputing", "zero3 offload", "4 ranks zero1"],
+    ids=["no accumulation", "zero3 recomputing", "zero3 offload", "4 ranks zero1"],
 )
 def test_ranks_stages_and_accumulation_change_only_rounding(
     shards: Path, tmp_path: Path, undisturbed: Path, ranks: int, flags: list[str]
@@ -136,8 +135,7 @@ def partitioned(folder: Path) -> str:
     return str(folder / "zero3.json")
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("decoder", ["self", "cross"])
+@pytest.mark.parametrize(("stage", "decoder"), [(1, "self"), (2, "cross"), (3, "self")])
 def test_bf16_trains_as_fp32_does(shards: Path, tmp_path: Path, undisturbed: Path, stage: int, decoder: str):
     flags = ["--ds_config", f"ds_configs/zero{stage}.json", "--model.decoder", decoder]
     run = start(tmp_path / "run", shards, *flags, "--train.precision", "bf16")
