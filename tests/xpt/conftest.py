@@ -80,8 +80,12 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
-    """Start a tiny run of `ranks` processes; later flags win over those of TINY."""
+def start(folder: Path, shards: Path, *flags: str, ranks: int = 1, sabotage: str = "") -> Run:
+    """Start a tiny run of `ranks` processes; later flags win over those of TINY.
+
+    `sabotage` is Python that each process runs before it trains.
+    """
+    program = ["-c", f"{sabotage}\nfrom xpt.train import main\nmain()"] if sabotage else ["xpt/train.py"]
     port = free_port()
     processes = []
     for rank in range(ranks):
@@ -95,7 +99,7 @@ def start(folder: Path, shards: Path, *flags: str, ranks: int = 1) -> Run:
         }
         command = [
             sys.executable,
-            "xpt/train.py",
+            *program,
             *TINY,
             "--data.path",
             str(shards),
