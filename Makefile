@@ -24,21 +24,24 @@ $(STAMP): pyproject.toml
 
 # Two ranks on a CPU; on a machine with GPUs one per GPU, two at most.
 DEMO_RANKS = $(shell $(BIN)/python -c 'import torch; print(min(2, torch.cuda.device_count() or 2))')
+DEMO ?= demo
+DEMO_PATIENTS ?= 80
 
 demo: install  ## From nothing to a pretrained encoder and its pictures, in under 8 minutes
 	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
-	xpt-shards phantom demo/archive --patients 80 --seed 1
+	xpt-shards phantom $(DEMO)/archive --patients $(DEMO_PATIENTS) --seed 1
 	@echo; echo "2. The archive becomes shards: read, windowed, letterboxed, de-identified, split by patient." \
 		"(640 pixels instead of 1280, for two CPU cores.)"
-	xpt-shards build demo/archive --meta demo/archive/metadata.csv --contour masks:demo/archive/masks \
-		--side 640 --shard-size 16 --out demo/shards
+	xpt-shards build $(DEMO)/archive --meta $(DEMO)/archive/metadata.csv --contour masks:$(DEMO)/archive/masks \
+		--side 640 --shard-size 16 --out $(DEMO)/shards $(DEMO_SHARD_FLAGS)
 	@echo; echo "3. Every byte, picture and count of the shards is checked."
-	xpt-shards verify demo/shards
-	xpt-shards preview demo/shards --out demo/shards.png
+	xpt-shards verify $(DEMO)/shards
+	xpt-shards preview $(DEMO)/shards --out $(DEMO)/shards.png
 	@echo; echo "4. A small masked autoencoder learns from them on $(DEMO_RANKS) ranks, with ZeRO 2."
-	OMP_NUM_THREADS=1 deepspeed --num_gpus $(DEMO_RANKS) xpt/train.py --preset demo \
-		--ds_config ds_configs/zero2.json --data.path demo/shards --run_dir demo/run
-	@python -m xpt.summary demo/run
+	OMP_NUM_THREADS=1 deepspeed --log_level warning --num_gpus $(DEMO_RANKS) xpt/train.py --preset demo \
+		--ds_config ds_configs/zero2.json --data.path $(DEMO)/shards --run_dir $(DEMO)/run $(DEMO_FLAGS)
+	@echo; $(BIN)/python -m xpt.summary $(DEMO)/run
+	@echo "  $(DEMO)/shards.png  (the films with their chest contours)"
 
 test: install  ## Run the tests (ARGS="-k order" narrows them)
 	@$(BIN)/python -m pytest $(ARGS)

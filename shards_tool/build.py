@@ -1,127 +1,257 @@
-"""Raw archive to shard data set: scan, plan, write, finalise."""
+"""Raw archive to shard data set: scan, make the films, settle their places, write shards, finalise."""
 
 import contextlib
-import dataclasses
-import fcntl
-import importlib.metadata
-import json
 import logging
 import shutil
-import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from shards_tool.assemble import finalise, summary_of, write_shards
 from shards_tool.contour import MaskFolder, contour_finder
-from shards_tool.files import remove_temporary_files, write_whole
 from shards_tool.ledger import Ledger
-from shards_tool.plan import plan_samples, plan_sha256, scan_inputs, shard_tasks, what_was_found
+from shards_tool.make import make_films
+from shards_tool.output import (
+    BUILD_FOLDER,
+    LEDGER,
+    check_output_folder,
+    finished_manifest,
+    open_ledger,
+    refuse_other_settings,
+    software,
+    stopping_cleanly,
+)
+from shards_tool.pack import FilmMaker
+from shards_tool.plan import input_sha256, plan_samples, scan_inputs, shard_tasks, share_of, what_was_found
 from shards_tool.privacy import default_key_file, load_key, pseudonym
-from shards_tool.progress import progress_bar
-from shards_tool.scan import Scanner, source_root, walk
-from shards_tool.schema import FORMAT_VERSION, INDEX, MANIFEST, QUARANTINE, SAMPLES, SPLITS, shard_name
-from shards_tool.settings import BuildSettings, BuildStoppedError, BuildSummary
-from shards_tool.shard import ShardTask, ShardWriter
-from shards_tool.tables import file_sha256, write_index, write_quarantine, write_samples
-from shards_tool.workers import Died, cpu_count, run_tasks
+from shards_tool.scan import Scanner
+from shards_tool.schema import SPLITS
+from shards_tool.settings import BuildSettings, BuildSummary, PartSummary
+from shards_tool.settle import Known, read_known, settle
+from shards_tool.shard import ShardWriter
+from shards_tool.sources import SPOOL, Found, Root, Source, source_of, walk
+from shards_tool.tables import write_quarantine
+from shards_tool.workers import cpu_count
 
 log = logging.getLogger(__name__)
 
-BUILD_FOLDER = ".build"
-"""Inside the output folder while a build is under way."""
-_LEDGER = "ledger.sqlite"
-_SOFTWARE = (
-    "xpt",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pydicom",
-    "python-gdcm",
-    "pylibjpeg-openjpeg",
-)
-_MAX_DEATHS = 2
-"""Workers that may die at one film: the first may be someone's kill, the second is the film."""
+_PART = "part-{number:03d}-of-{count:03d}"
+"""Folder of one share of a job array, inside BUILD_FOLDER."""
+_IS_DONE = "part is done"
 
 
 def build(
-    sources: Sequence[Path],
+    sources: Sequence[str | Path],
     out: Path,
     settings: BuildSettings | None = None,
     *,
     meta: Sequence[Path] = (),
+    exclude_from: Sequence[Path] = (),
     key_file: Path | None = None,
     workers: int | None = None,
+    merge: bool = False,
 ) -> BuildSummary:
     """Build a data set from folders and files, or go on with one that was interrupted.
 
     Args:
         meta: tables of labels and reports.
+        exclude_from: data sets, or lists of hashes, whose films are left out.
         key_file: secret for the pseudonyms; None takes `OUT.key` beside the output folder, made if absent.
         workers: processes; 0 works in this one, None takes one per CPU.
+        merge: take the films that `build_part` has made.
 
     Raises:
         ValueError: something about the request is wrong: a source, table, key, setting, or an output
             folder that holds something else.
         BuildStoppedError: the disk is full, a folder cannot be written, or a source went away.
     """
-    settings = settings if settings is not None else BuildSettings()
-    workers = workers if workers is not None else cpu_count()
-    try:
-        summary = _build([Path(source) for source in sources], out, settings, meta, key_file, workers)
-    except (OSError, sqlite3.OperationalError) as error:
-        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BuildStoppedError(
-            f"stopped: {reason}{where}. Finished shards are kept; mend that and run the same command to go on"
-        ) from error
-    _say_what_is_odd(summary, settings)
+    request = _request(sources, out, settings, meta, exclude_from, key_file, workers)
+    with stopping_cleanly():
+        summary = _build(request, merge=merge)
+    _say_what_is_odd(summary, request.settings)
     return summary
 
 
-def _build(
-    sources: list[Path],
+def build_part(
+    sources: Sequence[str | Path],
     out: Path,
-    settings: BuildSettings,
+    settings: BuildSettings | None = None,
+    *,
+    part: tuple[int, int],
+    meta: Sequence[Path] = (),
+    exclude_from: Sequence[Path] = (),
+    key_file: Path | None = None,
+    workers: int | None = None,
+) -> PartSummary:
+    """Read one share of the films, on one machine of several; `build(merge=True)` then makes the data set.
+
+    Args:
+        part: (i, n), i from 1 to n. Which share a file is in depends on its path below the source alone.
+
+    Raises:
+        ValueError, BuildStoppedError: as `build`; and where there is no key file, because the machines
+            have to agree on one.
+    """
+    number, count = part
+    if not 1 <= number <= count:
+        raise ValueError(f"--part {number}/{count}: wanted I/N with I from 1 to N")
+    if not (key_file or default_key_file(out)).exists():
+        raise ValueError(
+            f"--part needs a key file that all parts share; make one with: "
+            f"openssl rand -hex 32 > {key_file or default_key_file(out)}"
+        )
+    name = f"{BUILD_FOLDER}/{_PART.format(number=number, count=count)}"
+    request = _request(sources, out, settings, meta, exclude_from, key_file, workers, folder=name)
+    with stopping_cleanly():
+        return _build_part(request, name, number, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What was asked for, checked."""
+
+    sources: list[Source]
+    out: Path
+    settings: BuildSettings
+    recorded: dict[str, object]
+    meta: Sequence[Path]
+    known: Known | None
+    key: bytes
+    masks: Path | None
+    not_input: list[Path]
+    workers: int
+
+    @property
+    def roots(self) -> tuple[Root, ...]:
+        return tuple(source.root for source in self.sources)
+
+    def found(self) -> Iterator[Found]:
+        return walk(self.sources, self.not_input)
+
+    def scanner(self) -> Scanner:
+        return Scanner(roots=self.roots, key=self.key, masks=self.masks, rules=self.settings.film_rules())
+
+
+def _request(
+    sources: Sequence[str | Path],
+    out: Path,
+    settings: BuildSettings | None,
     meta: Sequence[Path],
+    exclude_from: Sequence[Path],
     key_file: Path | None,
-    workers: int,
-) -> BuildSummary:
+    workers: int | None,
+    *,
+    folder: str = BUILD_FOLDER,
+) -> _Request:
+    """Check what was asked for; archives are unpacked below `folder`, which is that of this process alone."""
+    settings = settings if settings is not None else BuildSettings()
     if not sources:
         raise ValueError("no sources: give the folders or files to build from")
     finder = contour_finder(settings.contour)
     masks = finder.folder if isinstance(finder, MaskFolder) else None
-    for source in sources:
-        if not source.exists():
-            raise ValueError(f"no such source: {source}")
-    _check_output_folder(out)
-    key = load_key(key_file, out)
-    recorded = settings.recorded() | {"key_fingerprint": pseudonym(key, "fingerprint", "")}
-    roots = tuple(source_root(source).resolve() for source in sources)
-    exclude = [out, key_file if key_file is not None else default_key_file(out)]
+    opened = [source_of(source, out.absolute() / folder / SPOOL) for source in sources]
+    known = read_known(exclude_from) if exclude_from else None
+    with stopping_cleanly():
+        check_output_folder(out)
+        key = load_key(key_file, out)
+    not_input = [out, key_file if key_file is not None else default_key_file(out)]
     if masks is not None:
-        exclude.append(masks)
+        not_input.append(masks)
         log.info("files under %s are taken as masks, not as films", masks)
-    with _open_ledger(out, recorded) as ledger:
-        scan_inputs(ledger, walk(sources, exclude), Scanner(roots=roots, key=key, masks=masks), workers)
-        plan_samples(ledger, settings, meta, roots, key)
-        plan = plan_sha256(ledger, settings, recorded)
-        if (manifest := _finished_manifest(out)) is not None:
-            return _already_complete(out, manifest, plan)
-        writer = ShardWriter(
-            roots=roots,
-            out=out,
-            key=key,
-            side=settings.side,
-            format=settings.format,
-            quality=settings.quality,
-            contour=settings.contour,
-        )
-        _write_shards(ledger, writer, shard_tasks(ledger, settings, recorded), workers)
-        if not any(ledger.shards(split) for split in SPLITS):
+    fingerprints = {
+        "key_fingerprint": pseudonym(key, "fingerprint", ""),
+        "exclude_from": known.fingerprint() if known is not None else "",
+    }
+    return _Request(
+        sources=opened,
+        out=out,
+        settings=settings,
+        recorded=settings.recorded() | fingerprints,
+        meta=meta,
+        known=known,
+        key=key,
+        masks=masks,
+        not_input=not_input,
+        workers=workers if workers is not None else cpu_count(),
+    )
+
+
+def _build(request: _Request, *, merge: bool) -> BuildSummary:
+    out, settings = request.out, request.settings
+    with open_ledger(out, out / BUILD_FOLDER, request.recorded) as ledger:
+        _take_parts(ledger, request, wanted=merge)
+        scan_inputs(ledger, request.found(), request.scanner(), request.workers)
+        plan_samples(ledger, request.meta, request.roots, request.key, request.settings)
+        if ledger.count_samples() == 0:
+            raise ValueError(f"no films found: {what_was_found(ledger)}")
+        asked = input_sha256(ledger, request.recorded)
+        if (manifest := finished_manifest(out)) is not None:
+            return _already_complete(out, manifest, asked)
+        make_films(ledger, _film_maker(request), BUILD_FOLDER, request.workers)
+        settle(ledger, settings, request.key, request.known)
+        if (samples := ledger.count_samples()) == 0:
             raise ValueError(f"no film could be read: {what_was_found(ledger)}")
-        summary = _finalise(ledger, out, recorded, plan)
+        writer = ShardWriter(out=out, pieces=out, format=settings.format)
+        tasks = shard_tasks(ledger, settings.shard_size, request.recorded)
+        write_shards(ledger, writer, tasks, samples=samples, workers=request.workers)
+        inputs = sum(ledger.count_inputs().values())
+        manifest = {"settings": request.recorded, "software": software(), "input_sha256": asked}
+        summary = finalise(ledger, out, manifest, write_quarantine(ledger.left_out(), out))
+        assert summary.inputs == inputs
     shutil.rmtree(out / BUILD_FOLDER)
     return summary
+
+
+def _build_part(request: _Request, name: str, number: int, count: int) -> PartSummary:
+    if finished_manifest(request.out) is not None:
+        raise ValueError(f"--out {request.out} is a finished data set; give another folder")
+    with open_ledger(request.out, request.out / name, request.recorded) as ledger:
+        share = (found for found in request.found() if share_of(found, count) == number)
+        scan_inputs(ledger, share, request.scanner(), request.workers)
+        plan_samples(ledger, request.meta, request.roots, request.key, request.settings)
+        make_films(ledger, _film_maker(request), name, request.workers)
+        ledger.set_settings({_IS_DONE: True})
+        return PartSummary(inputs=sum(ledger.count_inputs().values()), films=ledger.count_samples())
+
+
+def _film_maker(request: _Request) -> FilmMaker:
+    return FilmMaker(
+        roots=request.roots,
+        out=request.out,
+        key=request.key,
+        side=request.settings.side,
+        format=request.settings.format,
+        quality=request.settings.quality,
+        contour=request.settings.contour,
+        rules=request.settings.film_rules(),
+    )
+
+
+def _take_parts(ledger: Ledger, request: _Request, *, wanted: bool) -> None:
+    """Add what the parts of a job array have made to the ledger of the whole."""
+    folders = sorted((request.out / BUILD_FOLDER).glob("part-*-of-*"))
+    if not wanted:
+        if folders and not finished_manifest(request.out):
+            raise ValueError(f"--out {request.out} holds parts of a job array: give merge instead of build")
+        return
+    if not folders:
+        if finished_manifest(request.out) is None:
+            raise ValueError(f"--out {request.out} holds no parts to merge: build them with --part I/N first")
+        return
+    count = int(folders[0].name.rpartition("-")[2])
+    expected = [_PART.format(number=number, count=count) for number in range(1, count + 1)]
+    if odd := {folder.name for folder in folders} - set(expected):
+        raise ValueError(f"--out {request.out} holds parts of another job array: {', '.join(sorted(odd))}")
+    for name in expected:
+        path = request.out / BUILD_FOLDER / name / LEDGER
+        if not path.exists():
+            raise ValueError(f"{name} is missing in {request.out / BUILD_FOLDER}: run it, then merge")
+        with contextlib.closing(Ledger(path)) as part:
+            known = part.settings()
+        refuse_other_settings(request.out, known, request.recorded | {"software": software()})
+        if not known.get(_IS_DONE):
+            raise ValueError(f"{name} is not finished: run it again to go on, then merge")
+        ledger.take(path)
 
 
 def _say_what_is_odd(summary: BuildSummary, settings: BuildSettings) -> None:
@@ -132,198 +262,11 @@ def _say_what_is_odd(summary: BuildSummary, settings: BuildSettings) -> None:
             log.warning("no film is in %s: there are few patients; another --salt divides them anew", split)
 
 
-# Output folder and ledger
-
-
-def _check_output_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; give a folder")
-    is_ours = (out / MANIFEST).exists() or (out / BUILD_FOLDER).exists()
-    if out.is_dir() and not is_ours and any(out.iterdir()):
-        raise ValueError(f"--out {out} holds files that are no data set; give an empty or new folder")
-
-
-def _finished_manifest(out: Path) -> dict | None:
-    path = out / MANIFEST
-    return json.loads(path.read_bytes()) if path.exists() else None
-
-
-@contextlib.contextmanager
-def _open_ledger(out: Path, recorded: dict[str, object]) -> Iterator[Ledger]:
-    """The ledger of a build of these settings, under a lock."""
-    finished = _finished_manifest(out)
-    if finished is not None:
-        _refuse_other_settings(out, finished["settings"], recorded)
-    folder = out / BUILD_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock, contextlib.ExitStack() as stack:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another build is writing to {out}") from error
-        except OSError as error:  # some network file systems have no locks
-            log.warning("no file locks at %s (%s): let only one build write there", out, error.strerror)
-        if finished is not None:  # whatever this run finds, the data set is complete without it
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        ledger = stack.enter_context(contextlib.closing(Ledger(folder / _LEDGER)))
-        current = recorded | {"software": _software()}
-        if known := ledger.settings():
-            _refuse_other_settings(out, known, current)
-        ledger.set_settings(current)
-        try:
-            yield ledger
-        except ValueError:
-            if not any(ledger.shards(split) for split in SPLITS):
-                # Nothing was made, so the next attempt may ask for something else.
-                stack.callback(_discard, out)
-            raise
-
-
-def _discard(out: Path) -> None:
-    shutil.rmtree(out / BUILD_FOLDER, ignore_errors=True)
-    for folder in (*(out / split for split in SPLITS), out):
-        with contextlib.suppress(OSError):  # not there, or not empty and so not ours
-            folder.rmdir()
-
-
-def _refuse_other_settings(out: Path, known: dict[str, object], wanted: dict[str, object]) -> None:
-    differing = [name for name in wanted if known.get(name) != wanted[name]]
-    if differing:
-        fields = "; ".join(f"{name}: {known.get(name)!r} there, {wanted[name]!r} now" for name in differing)
-        raise ValueError(f"--out {out} belongs to a build with other settings ({fields}); give another one")
-
-
-def _software() -> dict[str, str]:
-    """The versions that may change the bytes of the output."""
-    return {name: importlib.metadata.version(name) for name in _SOFTWARE}
-
-
-# Write
-
-
-def _write_shards(ledger: Ledger, writer: ShardWriter, tasks: Iterable[ShardTask], workers: int) -> None:
-    for split in SPLITS:
-        (writer.out / split).mkdir(exist_ok=True)
-        remove_temporary_files(writer.out / split)
-    todo = _unfinished(ledger, writer.out, tasks)
-    deaths: Counter[str] = Counter()
-    failed = 0
-    with progress_bar("shards", total=ledger.count_samples()) as bar:
-        while True:
-            again: list[ShardTask] = []
-            for task, result in run_tasks(writer, todo, workers=workers, on_step=bar.advance):
-                if isinstance(result, Died):
-                    deaths[result.item] += 1
-                    log.warning("a worker died at film %s (exit code %d)", result.item, result.exit_code)
-                    if not result.item and deaths[""] >= _MAX_DEATHS:
-                        raise BuildStoppedError(
-                            "workers die before their first film; is there enough memory?"
-                        )
-                    crashed = {key for key, count in deaths.items() if count >= _MAX_DEATHS}
-                    again.append(dataclasses.replace(task, crashed=task.crashed | crashed))
-                    continue
-                ledger.add_shard(result.file, result.rows, result.failures)
-                failed += len(result.failures)
-                bar.note(f"{failed} in quarantine" if failed else "")
-            if not again:
-                return
-            todo = iter(again)
-
-
-def _unfinished(ledger: Ledger, out: Path, tasks: Iterable[ShardTask]) -> Iterator[ShardTask]:
-    """The shards that are not there yet; those of an older plan are forgotten."""
-    kept = 0
-    numbers: Counter[str] = Counter()
-    for task in tasks:
-        numbers[task.split] += 1
-        known = ledger.shard(task.split, task.number)
-        path = out / task.split / shard_name(task.number)
-        size = path.stat().st_size if path.exists() else 0
-        if known is not None and known.plan == task.plan and known.bytes == size:
-            kept += 1
-            continue
-        ledger.forget_shard(task.split, task.number)
-        yield task
-    for split in SPLITS:
-        ledger.forget_shards_from(split, numbers[split])
-    if kept:
-        log.info("going on with an interrupted build: %d shards were finished already", kept)
-
-
-# Finalise
-
-
-def _finalise(ledger: Ledger, out: Path, recorded: dict[str, object], plan: str) -> BuildSummary:
-    """Write the tables, and the manifest last: a folder with a manifest is complete."""
-    splits = {}
-    contours: Counter[str] = Counter()
-    for split in SPLITS:
-        shards = ledger.shards(split)
-        _remove_strays(out / split, {shard_name(shard.number) for shard in shards})
-        write_index(ledger, out, split)
-        patients = set()
-        for shard in shards:
-            records = [json.loads(record) for _, record in ledger.rows(split, shard.number)]
-            patients.update(record["patient"] for record in records)
-            contours.update(record["contour"] for record in records)
-        splits[split] = {
-            "samples": sum(shard.samples for shard in shards),
-            "patients": len(patients),
-            "shards": [
-                {
-                    "name": shard_name(shard.number),
-                    "samples": shard.samples,
-                    "bytes": shard.bytes,
-                    "sha256": shard.sha256,
-                }
-                for shard in shards
-            ],
-        }
-    write_samples(ledger, out)
-    quarantined = write_quarantine(ledger.left_out(), out)
-    states = ledger.count_inputs()
-    counts = {
-        "inputs": sum(states.values()),
-        "samples": sum(split["samples"] for split in splits.values()),
-        "quarantined": quarantined,
-        "ignored": states.get("ignored", 0),
-    }
-    assert counts["inputs"] == counts["samples"] + counts["quarantined"] + counts["ignored"]
-    tables = [SAMPLES, QUARANTINE, *(f"{split}/{INDEX}" for split in SPLITS)]
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "settings": recorded,
-        "software": _software(),
-        "plan_sha256": plan,
-        "counts": counts,
-        "contours": dict(sorted(contours.items())),
-        "splits": splits,
-        "tables": {name: file_sha256(out / name) for name in tables},
-    }
-    write_whole(out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n")
-    return _summary(manifest)
-
-
-def _remove_strays(folder: Path, names: set[str]) -> None:
-    """Shards that an interrupted build of an older plan left behind."""
-    for path in folder.glob("shard-*"):
-        if path.with_suffix(".tar").name not in names:
-            path.unlink()
-
-
-def _already_complete(out: Path, manifest: dict, plan: str) -> BuildSummary:
-    if manifest["plan_sha256"] != plan:
+def _already_complete(out: Path, manifest: dict, asked: str) -> BuildSummary:
+    if manifest["input_sha256"] != asked:
         raise ValueError(
             f"--out {out} is a finished data set of other input: files, tables or masks have changed since; "
             "give another folder"
         )
     log.info("%s is complete already; nothing to do", out)
-    return _summary(manifest)
-
-
-def _summary(manifest: dict) -> BuildSummary:
-    return BuildSummary(
-        **manifest["counts"],
-        splits={split: manifest["splits"][split]["samples"] for split in SPLITS},
-        contours=manifest["contours"],
-    )
+    return summary_of(manifest)

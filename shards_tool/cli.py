@@ -9,12 +9,18 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
-from shards_tool.build import build
+from shards_tool.build import build, build_part
+from shards_tool.originals import Originals
 from shards_tool.preview import write_contact_sheet
+from shards_tool.privacy import default_key_file, load_key
+from shards_tool.reindex import rebuild_index
 from shards_tool.schema import QUARANTINE
 from shards_tool.settings import BuildSettings, BuildStoppedError, BuildSummary
+from shards_tool.split import split_again
+from shards_tool.stats import shortened, stats_of, write_page
 from shards_tool.verify import Verdict, verify
 from shards_tool.workers import cpu_count
 
@@ -42,8 +48,9 @@ class Phantom:
 class Build:
     """Turn folders of DICOM, PNG and JPEG into shards. Run again to go on where a build was stopped."""
 
-    sources: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders and files."""
+    sources: tyro.conf.Positional[tuple[str, ...]]
+    """Folders, files, zip and tar archives, globs, lists of files (CSV or Parquet with a column file),
+    DICOMDIR files, fsspec URLs."""
     out: Path
     """Folder of the data set."""
     settings: tyro.conf.OmitArgPrefixes[BuildSettings] = field(default_factory=BuildSettings)
@@ -52,17 +59,92 @@ class Build:
     label:NAME, report_en, report_zh."""
     key_file: Path | None = None
     """Secret for the pseudonyms; by default OUT.key beside the output folder, made if absent."""
+    exclude_from: tuple[Path, ...] = ()
+    """Data sets, or texts with a pixel_hash or perceptual_hash in each line: their films are left out."""
+    workers: int | None = None
+    """Processes; by default one per CPU, 0 for none besides this one."""
+    part: str | None = None
+    """I/N: only read the films of share I of N; `xpt-shards merge` makes a data set of all shares."""
+
+    def run(self) -> int:
+        if self.part is None:
+            return _build(self, merge=False)
+        done = build_part(
+            self.sources,
+            self.out,
+            self.settings,
+            part=_share(self.part),
+            meta=self.meta,
+            exclude_from=self.exclude_from,
+            key_file=self.key_file,
+            workers=self.workers,
+        )
+        Console().print(f"part {self.part}: {done.films} films of {done.inputs} files", highlight=False)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Make the data set of which `build --part` has read the films; give the other options as there."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]]
+    """Folders, files, zip and tar archives, globs, lists of files (CSV or Parquet with a column file),
+    DICOMDIR files, fsspec URLs."""
+    out: Path
+    """Folder of the data set."""
+    settings: tyro.conf.OmitArgPrefixes[BuildSettings] = field(default_factory=BuildSettings)
+    meta: tuple[Path, ...] = ()
+    """Tables of labels and reports."""
+    key_file: Path | None = None
+    """Secret for the pseudonyms."""
+    exclude_from: tuple[Path, ...] = ()
+    """Data sets or lists of hashes whose films are left out."""
     workers: int | None = None
     """Processes; by default one per CPU, 0 for none besides this one."""
 
     def run(self) -> int:
-        summary = build(
-            self.sources,
-            self.out,
-            self.settings,
-            meta=self.meta,
-            key_file=self.key_file,
-            workers=self.workers,
+        return _build(self, merge=True)
+
+
+def _build(request: Build | Merge, *, merge: bool) -> int:
+    summary = build(
+        request.sources,
+        request.out,
+        request.settings,
+        meta=request.meta,
+        exclude_from=request.exclude_from,
+        key_file=request.key_file,
+        workers=request.workers,
+        merge=merge,
+    )
+    _print_summary(summary, request.out)
+    return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise ValueError(f"--part {text}: wanted I/N, e.g. 3/16")
+    return int(number), int(count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Copy a data set into other splits: by patient and duplicate group, labels spread evenly."""
+
+    folder: tyro.conf.Positional[Path]
+    out: Path
+    """Folder of the new data set."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of samples in train, val and test."""
+    salt: str = ""
+    """Another salt gives another division."""
+    workers: int | None = None
+    """Processes; by default one per CPU."""
+
+    def run(self) -> int:
+        summary = split_again(
+            self.folder, self.out, fractions=self.fractions, salt=self.salt, workers=self.workers
         )
         _print_summary(summary, self.out)
         return 0
@@ -75,9 +157,11 @@ class Verify:
     folder: tyro.conf.Positional[Path]
     workers: int | None = None
     """Processes; by default one per CPU."""
+    pictures: bool = True
+    """Decode every picture; --no-pictures is faster and checks bytes, records and counts only."""
 
     def run(self) -> int:
-        verdict = verify(self.folder, workers=self.workers)
+        verdict = verify(self.folder, workers=self.workers, pictures=self.pictures)
         _print_verdict(verdict)
         return 1 if verdict.faults else 0
 
@@ -93,18 +177,72 @@ class Preview:
     columns: int = 6
     split: Literal["train", "val", "test"] | None = None
     """By default all of them."""
+    before: tuple[str, ...] = ()
+    """Sources of the build: each film is then shown as its file has it, too, without any windowing."""
+    key_file: Path | None = None
+    """With --before: the secret of the build's pseudonyms; by default FOLDER.key."""
 
     def run(self) -> int:
-        write_contact_sheet(self.folder, self.out, count=self.count, columns=self.columns, split=self.split)
+        before = None
+        if self.before:
+            key_file = self.key_file or default_key_file(self.folder)
+            before = Originals(sources=self.before, key=load_key(key_file, self.folder))
+        write_contact_sheet(
+            self.folder, self.out, count=self.count, columns=self.columns, split=self.split, before=before
+        )
         Console().print(f"wrote {self.out}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Count what is in a data set: sizes, views, ages, labels, windows, contours, and what was left out."""
+
+    folder: tyro.conf.Positional[Path]
+    out: Path | None = None
+    """HTML page to write, or a folder for it."""
+
+    def run(self) -> int:
+        sections = stats_of(self.folder)
+        console = Console()
+        for section in sections:
+            if section.counts:
+                table = Table(section.title, "")
+                table.columns[1].justify = "right"
+                for text, count in shortened(section).items():
+                    table.add_row(escape(text), str(count))
+                console.print(table, section.note)
+        if self.out is not None:
+            console.print(f"wrote {write_page(self.folder, sections, self.out)}", highlight=False)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Write index.npy and the .idx files anew from the shards, where they were lost or damaged."""
+
+    folder: tyro.conf.Positional[Path]
+    workers: int | None = None
+    """Processes; by default one per CPU."""
+
+    def run(self) -> int:
+        rebuilt = rebuild_index(self.folder, workers=self.workers)
+        for name in rebuilt:
+            Console().print(f"wrote {name}", highlight=False)
+        if not rebuilt:
+            Console().print("all index files were right")
         return 0
 
 
 Command = (
     Annotated[Phantom, tyro.conf.subcommand("phantom")]
     | Annotated[Build, tyro.conf.subcommand("build")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Split, tyro.conf.subcommand("split")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Preview, tyro.conf.subcommand("preview")]
+    | Annotated[Stats, tyro.conf.subcommand("stats")]
+    | Annotated[Index, tyro.conf.subcommand("index")]
 )
 
 
@@ -135,8 +273,11 @@ def _print_summary(summary: BuildSummary, out: Path) -> None:
     if summary.quarantined:
         table = out / QUARANTINE
         console.print(f"{summary.quarantined} in quarantine, with reasons in {table}", highlight=False)
-    if summary.ignored:
-        console.print(f"{summary.ignored} ignored as plainly no images", highlight=False)
+    if summary.excluded or summary.duplicates:
+        console.print(
+            f"{summary.excluded} excluded by rule, {summary.duplicates} duplicates, all named there",
+            highlight=False,
+        )
 
 
 def _print_verdict(verdict: Verdict) -> None:

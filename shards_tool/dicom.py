@@ -1,6 +1,6 @@
 """DICOM: the few header fields that may pass, and pixels as a film.
 
-Decoders come from pydicom's plug-ins (gdcm, pylibjpeg-openjpeg, Pillow), all under permissive licences.
+Built on pydicom and its plug-ins (gdcm, pylibjpeg-openjpeg, Pillow), all under permissive licences.
 """
 
 import contextlib
@@ -19,22 +19,28 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGExtended12Bit
 
-from shards_tool.film import Film
-from shards_tool.grey import GreyRule, Lut, apply_rule
-from shards_tool.headers import check_size, codestream_size
+from shards_tool.dicom_grey import grey_rule
+from shards_tool.film import ExcludedError, Film, FilmRules, Grey
+from shards_tool.grey import apply_rule
+from shards_tool.headers import check_deflated, check_size, codestream_size
+from shards_tool.repairs import mend, mend_values, whole
+from shards_tool.views import is_other_body_part, view_of
 
 _HEADER_TAGS = (
     *("TransferSyntaxUID", "SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames"),
-    *("PatientID", "PatientSex", "PatientAge", "StudyInstanceUID", "ViewPosition"),
+    *("PatientID", "PatientSex", "PatientAge", "StudyInstanceUID"),
+    *("BodyPartExamined", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "ProtocolName"),
 )
 """All that is ever read of a header before the pixels are."""
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 _NOT_PROJECTIONS = {"CT", "MR", "US", "PT", "NM", "OCT", "OP", "ES", "GM", "SM", "XC", "ECG"}
 _DECODERS = "python-gdcm (JPEG, JPEG-LS) and pylibjpeg with pylibjpeg-openjpeg (JPEG 2000)"
+_MAX_ASPECT = 4.0
+"""Pixels more oblong than this are a broken tag, not a detector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +52,26 @@ class Header:
     is_directory: bool
     """A DICOMDIR."""
     why_not: str
-    """The reason for which this is no film, or ""."""
+    """The reason for which this cannot be a film, or ""."""
+    why_excluded: str
+    """The rule that leaves this film out, or ""."""
     transfer_syntax: str
     patient: str
     study: str
     view: str
+    """As in `SampleRecord.view`."""
     sex: str
     age: str
 
 
-def read_header(file: BinaryIO, *, has_preamble: bool) -> Header:
+def read_header(file: BinaryIO, rules: FilmRules, *, has_preamble: bool) -> Header:
     """Read the few fields that matter and none of the pixels.
 
     Raises:
         Exception: of many kinds, from pydicom, for a damaged file.
     """
     with _quiet_pydicom():
+        check_deflated(file)
         tags: list[Any] = list(_HEADER_TAGS)
         dataset = pydicom.dcmread(file, stop_before_pixels=True, force=not has_preamble, specific_tags=tags)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
@@ -69,10 +79,11 @@ def read_header(file: BinaryIO, *, has_preamble: bool) -> Header:
             has_class="SOPClassUID" in dataset,
             is_directory=str(dataset.get("SOPClassUID", "")) == _DIRECTORY_CLASS,
             why_not=_why_not_a_film(dataset),
+            why_excluded=_why_excluded(dataset, rules),
             transfer_syntax=plain_text(syntax.name) if syntax else "",
             patient=plain_text(dataset.get("PatientID")),
             study=plain_text(dataset.get("StudyInstanceUID")),
-            view=plain_text(dataset.get("ViewPosition")),
+            view=_view(dataset),
             sex=plain_text(dataset.get("PatientSex")),
             age=plain_text(dataset.get("PatientAge")),
         )
@@ -100,68 +111,113 @@ def _quiet_pydicom() -> Iterator[None]:
 
 
 def _why_not_a_film(header: Dataset) -> str:
-    if "Rows" not in header or "Columns" not in header:
+    height, width = whole(header, "Rows"), whole(header, "Columns")
+    if height is None or width is None:
         sop_class = header.get("SOPClassUID")
         return f"DICOM without an image ({plain_text(sop_class.name)[:80] if sop_class else 'no SOP class'})"
-    frames = header.get("NumberOfFrames") or 1
-    if int(frames) != 1:
-        return f"multi-frame DICOM ({frames} frames)"
-    modality = header.get("Modality") or ""
-    if modality in _NOT_PROJECTIONS:
-        return f"modality {modality} is no projection radiograph"
     try:
-        check_size(int(header.Rows), int(header.Columns))
+        check_size(height, width)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def read_dicom(content: bytes) -> Film:
-    """Decode a single-frame DICOM image.
+def _why_excluded(header: Dataset, rules: FilmRules) -> str:
+    modality = plain_text(header.get("Modality")).upper()[:16]
+    if modality in _NOT_PROJECTIONS:
+        return f"modality {modality} is no projection radiograph"
+    frames = whole(header, "NumberOfFrames") or 1
+    if frames > 1 and rules.frames == "exclude":
+        return f"multi-frame DICOM ({frames} frames): --frames first or middle takes one of them"
+    if rules.views != "all" and is_other_body_part(part := plain_text(header.get("BodyPartExamined"))):
+        return f"body part {part[:16]} is not the chest"
+    return ""
+
+
+def _view(header: Dataset) -> str:
+    codes = header.get("ViewCodeSequence") or []
+    meanings = [plain_text(code.get("CodeMeaning")) for code in codes]
+    descriptions = [plain_text(header.get(name)) for name in ("SeriesDescription", "ProtocolName")]
+    return view_of(plain_text(header.get("ViewPosition")), *meanings, *descriptions)
+
+
+def read_dicom(content: bytes, rules: FilmRules | None = None) -> Film:
+    """Decode one frame of a DICOM image.
 
     Raises:
+        ExcludedError: the rules leave it out.
         ValueError: the file is not a film, or no decoder for it is installed.
         Exception: of many kinds, from pydicom and its decoders, for a damaged file.
     """
+    rules = rules if rules is not None else FilmRules()
     with _quiet_pydicom():
-        dataset = pydicom.dcmread(io.BytesIO(content), force=content[128:132] != b"DICM")
+        file = io.BytesIO(content)
+        check_deflated(file)
+        dataset = pydicom.dcmread(file, force=content[128:132] != b"DICM")
         if reason := _why_not_a_film(dataset):
             raise ValueError(reason)
-        pixels = _decode(dataset)
-        photometric = str(dataset.PhotometricInterpretation)
-        bits_stored = int(dataset.BitsStored) if "BitsStored" in dataset else 32  # float pixel data has none
-        if photometric == "PALETTE COLOR":
+        if reason := _why_excluded(dataset, rules):
+            raise ExcludedError(reason)
+        repairs = mend(dataset)
+        frames = whole(dataset, "NumberOfFrames") or 1
+        pixels = _decode(dataset, frame=frames // 2 if rules.frames == "middle" else 0)
+        if "PixelData" in dataset:
+            pixels, bits_stored, needed = mend_values(pixels, dataset)
+            repairs += needed
+        else:
+            bits_stored = 32  # float pixel data has no BitsStored
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, dataset)
             bits_stored = 8 * pixels.dtype.itemsize
     if pixels.ndim == 3:  # a secondary capture is meant for display as it is
-        grey_HW = cv2.cvtColor(pixels[..., :3], cv2.COLOR_RGB2GRAY)
-        pixels_HW = (grey_HW.astype(np.uint32) * 65535 // (2**bits_stored - 1)).astype(np.uint16)
-        window = "full"
+        pixels_HW, window = _grey_of_colour(pixels, bits_stored), "full"
     else:
-        pixels_HW, window = apply_rule(
-            _without_overlay_bits(pixels, dataset), _grey_rule(dataset, bits_stored=bits_stored)
-        )
-    return Film(pixels_HW=pixels_HW, bits_stored=bits_stored, photometric=photometric, window=window)
+        rule, needed = grey_rule(dataset, pixels, bits_stored=bits_stored)
+        pixels_HW, window = apply_rule(pixels, rule)
+        repairs += needed
+        if rule.center is not None and window != rule.function.lower():
+            repairs.append("window")  # it shows nothing of this film
+    if (aspect := _pixel_aspect(dataset)) != 1.0:
+        pixels_HW = _with_square_pixels(pixels_HW, aspect)
+        repairs.append("pixel_aspect")
+    return Film(
+        pixels_HW=pixels_HW,
+        bits_stored=bits_stored,
+        photometric=str(dataset.PhotometricInterpretation),
+        window=window,
+        repairs=tuple(sorted(set(repairs))),
+        orientation=_orientation(dataset),
+        burned_in=plain_text(dataset.get("BurnedInAnnotation")).upper() == "YES",
+    )
 
 
-def _decode(dataset: Dataset) -> np.ndarray:
+def _grey_of_colour(pixels: np.ndarray, bits_stored: int) -> Grey:
+    grey_HW = cv2.cvtColor(pixels[..., :3], cv2.COLOR_RGB2GRAY)
+    full = 2**bits_stored - 1
+    return (np.minimum(grey_HW.astype(np.uint32), full) * 65535 // full).astype(np.uint16)
+
+
+def _decode(dataset: Dataset, *, frame: int) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_encapsulated and "PixelData" in dataset:
-        frame = next(iter(generate_frames(dataset.PixelData, number_of_frames=1)))
-        coded = codestream_size(frame)
+        frames = generate_frames(dataset.PixelData, number_of_frames=whole(dataset, "NumberOfFrames") or 1)
+        code = next((code for place, code in enumerate(frames) if place == frame), b"")
+        coded = codestream_size(code)
         if coded is not None and coded != (int(dataset.Rows), int(dataset.Columns)):
             raise ValueError(
                 f"the header says {dataset.Columns} x {dataset.Rows} pixels, "
                 f"the compressed image {coded[1]} x {coded[0]}"
             )
         if syntax == JPEGExtended12Bit and int(dataset.BitsAllocated) == 16:
-            return _decode_jpeg_12(dataset, frame)
-    if syntax in JPEG2000TransferSyntaxes:  # openjpeg takes 0.55 to 0.9 of gdcm's time on real films
-        dataset.pixel_array_options(decoding_plugin="pylibjpeg")
+            return _decode_jpeg_12(dataset, code)
+    # openjpeg takes 0.55 to 0.9 of gdcm's time on real films.
+    plugin = "pylibjpeg" if syntax in JPEG2000TransferSyntaxes else ""
     try:
-        return dataset.pixel_array
-    except RuntimeError as error:
-        if "missing dependencies" in str(error) or "missing required dependencies" in str(error):
+        # What lies above BitsStored is judged by `mend_values`, where pydicom would clear it.
+        return pixel_array(dataset, index=frame, decoding_plugin=plugin, correct_unused_bits=False)
+    except (RuntimeError, NotImplementedError) as error:
+        words = str(error)
+        if "missing dependencies" in words or "missing required dependencies" in words:
             name = syntax.name if syntax else "this file"
             raise ValueError(f"no decoder for {name}: install {_DECODERS}") from error
         raise
@@ -208,76 +264,35 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def _without_overlay_bits(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Clear unused high bits where an old overlay is kept in them (PS3.5 8.1.2, retired)."""
-    positions = (dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))  # Overlay Bit Position
-    if any(position is not None and position.value for position in positions) and pixels.dtype.kind == "u":
-        return pixels & np.asarray(2 ** int(dataset.BitsStored) - 1, dtype=pixels.dtype)
-    return pixels
+def _pixel_aspect(dataset: Dataset) -> float:
+    """Height of a pixel over its width; 1.0 where that is not said, or within a percent."""
+    for name in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
+        try:
+            vertical, horizontal = (float(part) for part in dataset.get(name) or ())
+        except (ValueError, TypeError):
+            continue
+        if vertical > 0 and horizontal > 0 and np.isfinite(ratio := vertical / horizontal):
+            is_oblong = abs(ratio - 1) > 0.01 and 1 / _MAX_ASPECT <= ratio <= _MAX_ASPECT
+            return ratio if is_oblong else 1.0
+    return 1.0
 
 
-def _grey_rule(dataset: Dataset, *, bits_stored: int) -> GreyRule:
-    slope = _number(dataset, "RescaleSlope")
-    intercept = _number(dataset, "RescaleIntercept")
-    center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    least_width = 1.0 if function == "LINEAR" else np.finfo(np.float64).tiny
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width is None or width < least_width:
-        center = width = None
-    return GreyRule(
-        bits_stored=bits_stored,
-        invert=dataset.PhotometricInterpretation == "MONOCHROME1",
-        padding=_padding(dataset),
-        modality_lut=_lut(dataset, "ModalityLUTSequence"),
-        slope=slope if slope else 1.0,
-        intercept=intercept if slope and intercept is not None else 0.0,
-        voi_lut=_lut(dataset, "VOILUTSequence"),
-        center=center,
-        width=width,
-        function=function,
-    )
+def _with_square_pixels(pixels_HW: Grey, aspect: float) -> Grey:
+    """The longer edge of a pixel is divided, so that nothing is lost."""
+    height, width = pixels_HW.shape
+    height, width = (round(height * aspect), width) if aspect > 1 else (height, round(width / aspect))
+    check_size(height, width)
+    return cv2.resize(pixels_HW, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _first(value: Any) -> Any:  # noqa: ANN401
-    """The first of several values: of alternative windows, the one that the standard shows by default."""
-    if isinstance(value, MultiValue):
-        return value[0] if len(value) else None
-    return value
-
-
-def _number(dataset: Dataset, name: str) -> float | None:
-    value = _first(dataset.get(name))
-    if value is None or value == "":
-        return None
-    number = float(value)
-    return number if np.isfinite(number) else None
-
-
-def _padding(dataset: Dataset) -> tuple[int, int] | None:
-    value = _first(dataset.get("PixelPaddingValue"))
-    if not isinstance(value, int):
-        return None
-    limit = _first(dataset.get("PixelPaddingRangeLimit"))
-    other = limit if isinstance(limit, int) else value
-    return min(value, other), max(value, other)
-
-
-def _lut(dataset: Dataset, name: str) -> Lut | None:
-    """The first table of a sequence; None where there is none with a descriptor and data."""
-    sequence = dataset.get(name)
-    if not sequence:
-        return None
-    item = sequence[0]
-    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
-    if descriptor is None or len(descriptor) != 3 or not data:
-        return None
-    count = int(descriptor[0]) or 2**16  # PS3.3 C.11.1.1.1: 0 stands for 65,536
-    if isinstance(data, bytes):
-        is_big_endian = dataset.original_encoding[1] is False
-        dtype = np.dtype(np.uint8 if len(data) == count else (">u2" if is_big_endian else "<u2"))
-        entries = np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)
-    else:
-        entries = np.atleast_1d(np.asarray(data))
-    if not len(entries):
-        return None
-    return Lut(first=int(descriptor[1]), entries=entries[:count].astype(np.int64), bits=int(descriptor[2]))
+def _orientation(dataset: Dataset) -> str:
+    """What PatientOrientation says (PS3.3 C.7.6.1.1.1: where the row and the column point to), or ""."""
+    try:
+        row, column = (
+            str(direction).strip().upper()[:1] for direction in dataset.get("PatientOrientation") or ()
+        )
+    except ValueError:
+        return ""
+    if column == "F":
+        return "upright"
+    return {"F": "rotated90", "H": "rotated270"}.get(row, "rotated180" if column == "H" else "")

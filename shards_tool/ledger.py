@@ -6,15 +6,27 @@ enter it: headers and tables are pseudonymised before.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from shards_tool.ledger_rows import (
+    NOT_READ,
+    LeftOut,
+    Made,
+    Planned,
+    ShardFile,
+    ToMake,
+    made_of,
+    planned_of,
+    shard_file_of,
+)
 from shards_tool.metadata import MetaRow
-from shards_tool.scan import Found, Scanned
+from shards_tool.scan import Scanned
+from shards_tool.sources import Found
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT);
@@ -29,59 +41,23 @@ CREATE INDEX IF NOT EXISTS meta_file ON meta (file);
 CREATE INDEX IF NOT EXISTS meta_name ON meta (name);
 CREATE TABLE IF NOT EXISTS sample (
     key TEXT PRIMARY KEY, digest TEXT, mask_sha256 TEXT, source INT, path BLOB, transfer_syntax TEXT,
-    split TEXT, patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, labels TEXT, reports TEXT);
+    split TEXT, duplicate_group TEXT,
+    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, labels TEXT, reports TEXT,
+    scrubbed INT);
 CREATE INDEX IF NOT EXISTS sample_order ON sample (split, key);
-CREATE TABLE IF NOT EXISTS duplicate (source INT, path BLOB, key TEXT, transfer_syntax TEXT);
+CREATE TABLE IF NOT EXISTS unplanned (
+    source INT, path BLOB, outcome TEXT, reason TEXT, transfer_syntax TEXT);
+CREATE TABLE IF NOT EXISTS made (
+    digest TEXT, mask_sha256 TEXT, view TEXT, pack TEXT,
+    image_offset INT, image_size INT, image_crc32 INT,
+    contour_offset INT, contour_size INT, contour_crc32 INT,
+    facts TEXT, outcome TEXT, reason TEXT, PRIMARY KEY (digest, mask_sha256, view)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shard (
     split TEXT, number INT, plan TEXT, samples INT, bytes INT, sha256 TEXT, PRIMARY KEY (split, number));
 CREATE TABLE IF NOT EXISTS row (
     split TEXT, shard INT, place INT, entry BLOB, record TEXT,
     PRIMARY KEY (split, shard, place)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failure (
-    split TEXT, shard INT, source INT, path BLOB, reason TEXT, transfer_syntax TEXT);
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """One sample before its pixels are read."""
-
-    key: str
-    digest: str
-    mask_sha256: str
-    source: int
-    path: str
-    transfer_syntax: str
-    split: str
-    patient: str
-    study: str
-    view: str
-    sex: str
-    age: int | None
-    labels: dict[str, float]
-    reports: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """One line of the quarantine table."""
-
-    source: int
-    path: str
-    reason: str
-    transfer_syntax: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardFile:
-    """A finished shard; `samples` is 0 and there is no file where none of its films could be read."""
-
-    split: str
-    number: int
-    plan: str
-    samples: int
-    bytes: int
-    sha256: str
 
 
 class Ledger:
@@ -109,16 +85,30 @@ class Ledger:
         self._db.executemany("INSERT OR REPLACE INTO setting VALUES (?, ?)", rows)
         self.commit()
 
+    def has_work(self) -> bool:
+        """Whether any film is made or any shard written."""
+        query = "SELECT 1 FROM made WHERE pack != '' UNION ALL SELECT 1 FROM shard LIMIT 1"
+        return self._db.execute(query).fetchone() is not None
+
+    def take(self, path: Path) -> None:
+        """Add the inputs and films of another ledger."""
+        self._db.execute("ATTACH ? AS part", (f"{path.resolve().as_uri()}?nolock=1",))
+        self._db.execute("INSERT OR REPLACE INTO main.input SELECT * FROM part.input")
+        self._db.execute("INSERT OR IGNORE INTO main.made SELECT * FROM part.made")
+        self.commit()
+        self._db.execute("DETACH part")
+
     # Inputs
 
     def forget_seen(self) -> None:
         self._db.execute("UPDATE input SET seen = 0")
 
-    def is_known(self, found: Found) -> bool:
-        """Whether the file was scanned before and has not changed since; it then counts as seen."""
+    def is_known(self, found: Found, mask_sha256: str) -> bool:
+        """Whether the file was scanned before and neither it nor its mask changed; it then counts as seen."""
         cursor = self._db.execute(
-            "UPDATE input SET seen = 1 WHERE source = ? AND path = ? AND size = ? AND mtime_ns = ?",
-            (found.source, os.fsencode(found.path), found.size, found.mtime_ns),
+            """UPDATE input SET seen = 1 WHERE source = ? AND path = ? AND size = ? AND mtime_ns = ?
+            AND (mask_sha256 = ? OR state != 'film')""",
+            (found.source, os.fsencode(found.path), found.size, found.mtime_ns, mask_sha256),
         )
         return cursor.rowcount == 1
 
@@ -216,45 +206,140 @@ class Ledger:
 
     def clear_plan(self) -> None:
         self._db.execute("DELETE FROM sample")
-        self._db.execute("DELETE FROM duplicate")
+        self._db.execute("DELETE FROM unplanned")
 
     def add_sample(self, sample: Planned) -> None:
         """Plan a sample, or note it as a duplicate where its bytes are already planned."""
         cursor = self._db.execute(
-            f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * 14)})",
+            f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * 16)})",
             (
                 *(sample.key, sample.digest, sample.mask_sha256, sample.source, os.fsencode(sample.path)),
-                *(
-                    sample.transfer_syntax,
-                    sample.split,
-                    sample.patient,
-                    sample.study,
-                    sample.view,
-                    sample.sex,
-                ),
-                *(sample.age, _json(sample.labels), _json(sample.reports)),
+                *(sample.transfer_syntax, sample.split, sample.duplicate_group),
+                *(sample.patient, sample.study, sample.view, sample.sex, sample.age),
+                *(_json(sample.labels), _json(sample.reports), sample.scrubbed),
             ),
         )
         if cursor.rowcount == 0:
-            self._db.execute(
-                "INSERT INTO duplicate VALUES (?, ?, ?, ?)",
-                (sample.source, os.fsencode(sample.path), sample.key, sample.transfer_syntax),
+            self.leave_out(
+                LeftOut(
+                    source=sample.source,
+                    path=sample.path,
+                    outcome="duplicate",
+                    reason=f"duplicate of {sample.key}",
+                    transfer_syntax=sample.transfer_syntax,
+                )
             )
+
+    def leave_out(self, left_out: LeftOut) -> None:
+        """Note a film that the plan does without."""
+        row = (os.fsencode(left_out.path), left_out.outcome, left_out.reason, left_out.transfer_syntax)
+        self._db.execute("INSERT INTO unplanned VALUES (?, ?, ?, ?, ?)", (left_out.source, *row))
 
     def count_samples(self) -> int:
         return self._db.execute("SELECT COUNT(*) FROM sample").fetchone()[0]
 
-    def planned_shards(self, split: str, size: int) -> Iterator[list[Planned]]:
+    def samples(self) -> Iterator[Planned]:
+        """All samples of the plan in the order of their keys."""
+        for row in self._db.execute("SELECT * FROM sample ORDER BY key"):
+            yield planned_of(row)
+
+    def drop_sample(self, key: str, outcome: str, reason: str) -> None:
+        """Leave a sample out after all."""
+        self._db.execute(
+            """INSERT INTO unplanned SELECT source, path, ?, ?, transfer_syntax FROM sample WHERE key = ?""",
+            (outcome, reason, key),
+        )
+        self._db.execute("DELETE FROM sample WHERE key = ?", (key,))
+
+    def drop_failures(self) -> None:
+        """Leave out the samples that could not be made, and with them the files of the same bytes."""
+        failed = "sample NATURAL JOIN (SELECT digest, mask_sha256, view, outcome, reason FROM made) AS made"
+        self._db.execute(
+            f"""UPDATE unplanned SET (outcome, reason) = (
+                SELECT made.outcome, made.reason FROM {failed} WHERE key = substr(unplanned.reason, 14))
+            WHERE unplanned.outcome = 'duplicate' AND EXISTS (
+                SELECT 1 FROM {failed} WHERE key = substr(unplanned.reason, 14) AND made.outcome != '')"""
+        )
+        self._db.execute(
+            f"""INSERT INTO unplanned SELECT source, path, made.outcome, made.reason, transfer_syntax
+            FROM {failed} WHERE made.outcome != ''"""
+        )
+        self._db.execute(
+            f"DELETE FROM sample WHERE key IN (SELECT key FROM {failed} WHERE made.outcome != '')"
+        )
+
+    def likenesses(self) -> Iterator[tuple[str, str, str, str]]:
+        """Key, patient, pixel hash and look of every sample, in the order of their keys."""
+        yield from self._db.execute(
+            """SELECT key, patient, facts ->> '$.pixel_hash', facts ->> '$.perceptual_hash'
+            FROM sample JOIN made USING (digest, mask_sha256, view) ORDER BY key"""
+        )
+
+    def place_samples(self, places: Iterable[tuple[str, str, str]]) -> None:
+        """Set split and duplicate group of samples: (split, group, key) of each."""
+        self._db.executemany("UPDATE sample SET split = ?, duplicate_group = ? WHERE key = ?", places)
+
+    def planned_shards(self, split: str, size: int) -> Iterator[list[tuple[Planned, Made]]]:
         """The samples of a split in the order of their keys, cut into shards."""
         after = ""
         while True:
             rows = self._db.execute(
-                "SELECT * FROM sample WHERE split = ? AND key > ? ORDER BY key LIMIT ?", (split, after, size)
+                """SELECT sample.*, made.* FROM sample JOIN made USING (digest, mask_sha256, view)
+                WHERE split = ? AND key > ? ORDER BY key LIMIT ?""",
+                (split, after, size),
             ).fetchall()
             if not rows:
                 return
-            yield [_planned(row) for row in rows]
+            yield [(planned_of(row[:-13]), made_of(row[-13:])) for row in rows]
             after = rows[-1][0]
+
+    # Films
+
+    def list_films_to_make(self) -> int:
+        """Note which samples no worker has read yet; returns how many.
+
+        What could not be opened before may be there by now, so it counts as not read yet.
+        """
+        self._db.execute("DELETE FROM made WHERE reason GLOB ?", (f"{NOT_READ}*",))
+        self._db.execute("DROP TABLE IF EXISTS temp.todo")
+        self._db.execute(
+            """CREATE TEMP TABLE todo AS SELECT key FROM sample WHERE NOT EXISTS (
+                SELECT 1 FROM made WHERE (made.digest, made.mask_sha256, made.view)
+                    = (sample.digest, sample.mask_sha256, sample.view))
+            ORDER BY source, path"""
+        )
+        return self._db.execute("SELECT COUNT(*) FROM todo").fetchone()[0]
+
+    def films_to_make(self, size: int) -> Iterator[list[ToMake]]:
+        """The samples that were noted, in batches, in the order of their files."""
+        query = """
+            SELECT sample.*, input.size, input.mtime_ns
+            FROM todo JOIN sample USING (key) JOIN input USING (source, path)
+            WHERE todo.rowid > ? AND todo.rowid <= ? ORDER BY todo.rowid"""
+        for start in itertools.count(step=size):
+            rows = self._db.execute(query, (start, start + size)).fetchall()
+            if not rows:
+                return
+            yield [ToMake(film=planned_of(row[:-2]), size=row[-2], mtime_ns=row[-1]) for row in rows]
+
+    def add_made(self, films: Iterable[Made]) -> None:
+        rows = [
+            (
+                *(film.digest, film.mask_sha256, film.view, film.pack),
+                *dataclasses.astuple(film.image),
+                *dataclasses.astuple(film.contour),
+                *(film.facts, film.outcome, film.reason),
+            )
+            for film in films
+        ]
+        self._db.executemany(f"INSERT OR REPLACE INTO made VALUES ({', '.join('?' * 13)})", rows)
+        self.commit()
+
+    def last_pack(self, folder: str) -> str:
+        """Name of the newest pack in a folder, or ""."""
+        return self._db.execute(
+            "SELECT COALESCE(MAX(pack), '') FROM made WHERE pack GLOB ?", (f"{folder}/pack-*",)
+        ).fetchone()[0]
 
     # Shards
 
@@ -262,7 +347,7 @@ class Ledger:
         row = self._db.execute(
             "SELECT * FROM shard WHERE split = ? AND number = ?", (split, number)
         ).fetchone()
-        return _shard_file(row) if row else None
+        return shard_file_of(row) if row else None
 
     def forget_shard(self, split: str, number: int) -> None:
         self._forget(split, number, "=")
@@ -272,44 +357,52 @@ class Ledger:
         self._forget(split, number, ">=")
 
     def _forget(self, split: str, number: int, relation: str) -> None:
-        for table, column in (("shard", "number"), ("row", "shard"), ("failure", "shard")):
+        for table, column in (("shard", "number"), ("row", "shard")):
             self._db.execute(
                 f"DELETE FROM {table} WHERE split = ? AND {column} {relation} ?", (split, number)
             )
         self.commit()
 
-    def add_shard(self, shard: ShardFile, rows: list[tuple[bytes, str]], failures: list[LeftOut]) -> None:
-        """Note a finished shard with its samples (index entry, record) and the films that failed, at once."""
+    def add_shard(self, shard: ShardFile, rows: list[tuple[bytes, str]]) -> None:
+        """Note a finished shard with its samples (index entry, record), at once."""
         where = shard.split, shard.number
         self._db.execute("INSERT INTO shard VALUES (?, ?, ?, ?, ?, ?)", dataclasses.astuple(shard))
         self._db.executemany(
             "INSERT INTO row VALUES (?, ?, ?, ?, ?)",
             [(*where, place, entry, record) for place, (entry, record) in enumerate(rows)],
         )
-        self._db.executemany(
-            "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?)",
-            [(*where, f.source, os.fsencode(f.path), f.reason, f.transfer_syntax) for f in failures],
-        )
         self.commit()
 
     def shards(self, split: str) -> list[ShardFile]:
-        query = "SELECT * FROM shard WHERE split = ? AND samples > 0 ORDER BY number"
-        return [_shard_file(row) for row in self._db.execute(query, (split,))]
+        query = "SELECT * FROM shard WHERE split = ? ORDER BY number"
+        return [shard_file_of(row) for row in self._db.execute(query, (split,))]
 
     def rows(self, split: str, shard: int) -> list[tuple[bytes, str]]:
         """Index entry and record of every sample of a shard."""
         query = "SELECT entry, record FROM row WHERE split = ? AND shard = ? ORDER BY place"
         return self._db.execute(query, (split, shard)).fetchall()
 
+    def count_patients(self, split: str) -> int:
+        """In the finished shards of a split."""
+        query = "SELECT COUNT(DISTINCT record ->> '$.patient') FROM row WHERE split = ?"
+        return self._db.execute(query, (split,)).fetchone()[0]
+
     def left_out(self) -> Iterator[LeftOut]:
-        """The quarantine table: by scanning, as duplicates, by decoding."""
-        query = """
-            SELECT source, path, reason, transfer_syntax FROM input WHERE state = 'quarantine'
-            UNION ALL SELECT source, path, 'duplicate of ' || key, transfer_syntax FROM duplicate
-            UNION ALL SELECT source, path, reason, transfer_syntax FROM failure
+        """The quarantine table: by scanning, and by the plan."""
+        columns = "reason, transfer_syntax"
+        query = f"""
+            SELECT source, path, REPLACE(state, 'ignored', 'excluded'), {columns}
+            FROM input WHERE state != 'film'
+            UNION ALL SELECT source, path, outcome, {columns} FROM unplanned
             ORDER BY source, path"""
-        for source, path, reason, syntax in self._db.execute(query):
-            yield LeftOut(source=source, path=os.fsdecode(path), reason=reason, transfer_syntax=syntax)
+        for source, path, outcome, reason, syntax in self._db.execute(query):
+            yield LeftOut(
+                source=source,
+                path=os.fsdecode(path),
+                outcome=outcome,
+                reason=reason,
+                transfer_syntax=syntax,
+            )
 
 
 def _name(path: str) -> str:
@@ -323,28 +416,3 @@ def _storable(path: str) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _planned(row: tuple) -> Planned:
-    key, digest, mask, source, path, syntax, split, patient, study, view, sex, age, labels, reports = row
-    return Planned(
-        key=key,
-        digest=digest,
-        mask_sha256=mask,
-        source=source,
-        path=os.fsdecode(path),
-        transfer_syntax=syntax,
-        split=split,
-        patient=patient,
-        study=study,
-        view=view,
-        sex=sex,
-        age=age,
-        labels=json.loads(labels),
-        reports=json.loads(reports),
-    )
-
-
-def _shard_file(row: tuple) -> ShardFile:
-    split, number, plan, samples, size, sha256 = row
-    return ShardFile(split=split, number=number, plan=plan, samples=samples, bytes=size, sha256=sha256)

@@ -1,31 +1,23 @@
 """Tables beside the films: patient, view, age, sex, labels and reports, one row per file."""
 
 import csv
+import gzip
 import json
 import re
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shards_tool.sidecars import Row, annotation_rows, openi_rows, own_rows
+from shards_tool.views import view_of
+
 FILE_COLUMN = "file"
-PLAIN_COLUMNS = ("patient", "study", "view", "sex", "age", "labels")
 REPORT_COLUMNS = {"report_en": "en", "report_zh": "zh"}
 LABEL_PREFIX = "label:"
 
-_VIEWS = {
-    "PA": "PA",
-    "AP": "AP",
-    "AP SUPINE": "AP",
-    "AP ERECT": "AP",
-    "AP PORTABLE": "AP",
-    "L": "LATERAL",
-    "LL": "LATERAL",
-    "RL": "LATERAL",
-    "LLAT": "LATERAL",
-    "RLAT": "LATERAL",
-    "LAT": "LATERAL",
-    "LATERAL": "LATERAL",
-}
 _SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O", "OTHER": "O"}
 _AGE = re.compile(r"0*(\d{1,3})(?:\.\d+)?\s*([YMWD]?)", re.IGNORECASE)
 _MAX_AGE = 130
@@ -33,8 +25,8 @@ _UNIT_PER_YEAR = {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}
 
 
 def clean_view(value: str) -> str:
-    """ "PA", "AP", "LATERAL" or "" for anything else."""
-    return _VIEWS.get(value.strip().upper(), "")
+    """ "PA", "AP", "LATERAL", "OBLIQUE" or "" for anything else."""
+    return view_of(value)
 
 
 def clean_sex(value: str) -> str:
@@ -62,6 +54,8 @@ class MetaRow:
     age: int | None = None
     labels: dict[str, float] = field(default_factory=dict)
     reports: dict[str, str] = field(default_factory=dict)
+    scrubbed: int = 0
+    """As in `SampleRecord.scrubbed`."""
 
     def merged(self, later: "MetaRow") -> "MetaRow":
         """Both tables' content; the later one wins where both speak."""
@@ -73,57 +67,65 @@ class MetaRow:
             age=self.age if later.age is None else later.age,
             labels=self.labels | later.labels,
             reports=self.reports | later.reports,
+            scrubbed=self.scrubbed + later.scrubbed,
         )
 
 
 def read_table(path: Path) -> Iterator[tuple[str, MetaRow]]:
-    """Rows of a CSV, TSV, JSON (a list of objects) or JSONL table, with the file that each is about.
+    """Rows of a table, with the file (or the folder) that each is about.
+
+    CSV, TSV, JSON, JSONL (also .gz) of our own form or those of `shards_tool/sidecars.py`; Open-i's XML.
 
     Raises:
-        ValueError: no such file, unknown suffix, no `file` column, or a value that is no label.
+        ValueError: no such file, unknown suffix, no known columns, or a value that is no label.
     """
     if not path.is_file():
         raise ValueError(f"--meta {path}: no such file")
     for number, row in enumerate(_raw_rows(path), start=1):
-        file = row.get(FILE_COLUMN)
-        if not isinstance(file, str) or not file:
-            raise ValueError(
-                f"{path}, row {number}: no '{FILE_COLUMN}'; it has {', '.join(map(str, row)) or 'nothing'}"
-            )
-        try:
-            yield file, _meta_row(row)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
+        rows = own_rows(row)
+        if not rows and "image_path" not in row:
+            columns = ", ".join(map(str, row)) or "nothing"
+            raise ValueError(f"{path}, row {number}: no '{FILE_COLUMN}'; it has {columns}")
+        for own in rows:
+            file = own[FILE_COLUMN]
+            if not isinstance(file, str) or not file:
+                raise ValueError(
+                    f"{path}, row {number}: no '{FILE_COLUMN}'; it has {', '.join(map(str, own))}"
+                )
+            try:
+                yield file, _meta_row(own)
+            except ValueError as error:
+                raise ValueError(f"{path}, row {number}: {error}") from error
 
 
-def known_column(name: str) -> bool:
-    return name in (FILE_COLUMN, *PLAIN_COLUMNS, *REPORT_COLUMNS) or name.startswith(LABEL_PREFIX)
-
-
-def _raw_rows(path: Path) -> Iterator[dict[str, object]]:
-    suffix = path.suffix.lower()
-    # utf-8-sig: spreadsheets begin with a byte order mark, which would join the first column name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            if suffix in (".csv", ".tsv"):
-                csv.field_size_limit(
-                    2**24
-                )  # a report is longer than csv's default of 128 KiB only if it is broken
-                for row in csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","):
+def _raw_rows(path: Path) -> Iterator[Row]:
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        if name.endswith((".xml", ".zip", ".tar", ".tgz")):
+            yield from openi_rows(path)
+            return
+        # utf-8-sig: spreadsheets begin with a byte order mark, which would join the first column name.
+        opener = gzip.open if path.suffix.lower() == ".gz" else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            if name.endswith((".csv", ".tsv")):
+                # A report is longer than csv's default of 128 KiB only if it is broken.
+                csv.field_size_limit(2**24)
+                for row in csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ","):
                     yield {**row}
-            elif suffix == ".jsonl":
+            elif name.endswith(".jsonl"):
                 for line in file:
                     if line.strip():
                         yield _object(json.loads(line))
-            elif suffix == ".json":
-                content = json.load(file)
-                if not isinstance(content, list):
-                    raise ValueError("wanted a list of objects")
-                yield from map(_object, content)
+            elif name.endswith(".json"):
+                yield from annotation_rows(json.load(file))
             else:
-                raise ValueError("wanted a .csv, .tsv, .json or .jsonl file")
-        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+                raise ValueError(
+                    "wanted a .csv, .tsv, .json, .jsonl (or .gz of them), or Open-i's .xml or .tgz"
+                )
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _object(row: object) -> dict[str, object]:
@@ -132,7 +134,7 @@ def _object(row: object) -> dict[str, object]:
     return row
 
 
-def _meta_row(row: dict[str, object]) -> MetaRow:
+def _meta_row(row: Row) -> MetaRow:
     def text(name: str) -> str:
         value = row.get(name)
         # JSON can spell half a surrogate pair, which no file can hold.

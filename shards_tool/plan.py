@@ -1,6 +1,6 @@
-"""Scan and plan: which sample goes where, settled before a worker starts.
+"""Scan and plan: which films there are, what is said about them, and which shards they make.
 
-The plan follows from the content of the input, the settings and the key alone; so neither the number
+All of it follows from the content of the input, the settings and the key alone; so neither the number
 of workers, nor the order in which they end, nor a kill in between can be seen in the result.
 """
 
@@ -11,17 +11,22 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from shards_tool.ledger import Ledger, Planned
-from shards_tool.metadata import read_table
-from shards_tool.privacy import OLDEST_AGE, pseudonym, split_of
+from shards_tool.archives import JOINT
+from shards_tool.ledger import Ledger
+from shards_tool.ledger_rows import LeftOut, Planned
+from shards_tool.metadata import MetaRow, read_table
+from shards_tool.privacy import OLDEST_AGE, pseudonym
 from shards_tool.progress import progress_bar
-from shards_tool.scan import Found, Scanned, Scanner
+from shards_tool.scan import Scanned, Scanner
 from shards_tool.schema import KEY_LENGTH, SPLITS
+from shards_tool.scrub import scrub
 from shards_tool.settings import BuildSettings, BuildStoppedError
-from shards_tool.shard import ShardTask
+from shards_tool.shard import ShardTask, Stored, record_of
+from shards_tool.sources import Found, Root
+from shards_tool.views import NOT_FRONTAL
 from shards_tool.workers import Died, run_tasks
 
 log = logging.getLogger(__name__)
@@ -29,11 +34,10 @@ log = logging.getLogger(__name__)
 _SCAN_BATCH = 32
 
 
-def scan_inputs(ledger: Ledger, found: Iterator[Found], scanner: Scanner, workers: int) -> None:
+def scan_inputs(ledger: Ledger, found: Iterable[Found], scanner: Scanner, workers: int) -> None:
     """Bring the ledger's inputs up to date with the files that are there."""
     ledger.forget_seen()
-    # What a mask says may have changed while its film has not.
-    fresh = (file for file in found if scanner.masks is not None or not ledger.is_known(file))
+    fresh = (file for file in found if not ledger.is_known(file, scanner.mask_sha256(file)))
     batches = iter(lambda: list(itertools.islice(fresh, _SCAN_BATCH)), [])
     with progress_bar("scan  ", total=None, unit="files") as bar:
         for batch, result in run_tasks(scanner, batches, workers=workers, on_step=bar.advance):
@@ -46,26 +50,41 @@ def scan_inputs(ledger: Ledger, found: Iterator[Found], scanner: Scanner, worker
     ledger.forget_unseen()
 
 
+def share_of(found: Found, count: int) -> int:
+    """Which of `count` parts of a job array reads a file, from 1 on."""
+    place = hashlib.sha256(f"{found.source}/".encode() + os.fsencode(found.path)).digest()
+    return int.from_bytes(place[:8], "big") % count + 1
+
+
 def plan_samples(
-    ledger: Ledger, settings: BuildSettings, meta: Sequence[Path], roots: tuple[Path, ...], key: bytes
+    ledger: Ledger, meta: Sequence[Path], roots: tuple[Root, ...], key: bytes, settings: BuildSettings
 ) -> None:
-    """Decide every sample: its key, patient, split, and what the tables say about it.
+    """List every film with its key, its patient, and what the tables say about it.
 
     Raises:
-        ValueError: a table cannot be read, or there are no films.
+        ValueError: a table cannot be read.
     """
     ledger.clear_meta()
     ledger.clear_plan()
     for path in meta:
-        _load_table(ledger, path, key)
+        _load_table(ledger, path, key, is_scrubbed=settings.reports == "scrub")
     for scanned in ledger.films():
-        ledger.add_sample(_planned(ledger, scanned, settings, roots, key))
+        planned = _planned(ledger, scanned, roots, key)
+        if settings.views == "frontal" and planned.view in NOT_FRONTAL:
+            left_out = LeftOut(
+                source=planned.source,
+                path=planned.path,
+                outcome="excluded",
+                reason=f"{planned.view.lower()} view",
+                transfer_syntax=planned.transfer_syntax,
+            )
+            ledger.leave_out(left_out)
+        else:
+            ledger.add_sample(planned)
     ledger.commit()
     rows, unused = ledger.count_meta()
     if unused:
         log.warning("%d of %d rows of the tables name no film among the sources", unused, rows)
-    if ledger.count_samples() == 0:
-        raise ValueError(f"no films found: {what_was_found(ledger)}")
 
 
 def what_was_found(ledger: Ledger) -> str:
@@ -76,9 +95,11 @@ def what_was_found(ledger: Ledger) -> str:
     return counts + "".join(f"; {count} x {reason}" for reason, count in reasons)
 
 
-def _load_table(ledger: Ledger, path: Path, key: bytes) -> None:
-    """Put a table into the ledger, with pseudonyms for its patients and studies."""
+def _load_table(ledger: Ledger, path: Path, key: bytes, *, is_scrubbed: bool) -> None:
+    """Put a table into the ledger, with pseudonyms for its patients and studies, and scrubbed reports."""
     for file, row in read_table(path):
+        if is_scrubbed and row.reports:
+            row = _scrubbed(row)
         hidden = dataclasses.replace(
             row,
             patient=pseudonym(key, "patient", row.patient) if row.patient else "",
@@ -87,10 +108,22 @@ def _load_table(ledger: Ledger, path: Path, key: bytes) -> None:
         ledger.add_meta(Path(os.path.normpath(path.resolve().parent / file)), file, hidden)
 
 
-def _planned(
-    ledger: Ledger, scanned: Scanned, settings: BuildSettings, roots: tuple[Path, ...], key: bytes
-) -> Planned:
-    row = ledger.meta_of(roots[scanned.found.source] / scanned.found.path, scanned.found.path)
+def _scrubbed(row: MetaRow) -> MetaRow:
+    found = {language: scrub(text, (row.patient, row.study)) for language, text in row.reports.items()}
+    return dataclasses.replace(
+        row,
+        reports={language: text for language, (text, _) in found.items()},
+        scrubbed=sum(count for _, count in found.values()),
+    )
+
+
+def _planned(ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: bytes) -> Planned:
+    absolute, path = roots[scanned.found.source].local(scanned.found.path), scanned.found.path
+    row = ledger.meta_of(absolute, path)
+    if row == MetaRow() and JOINT in path:  # the table may be older than the archive
+        row = ledger.meta_of(absolute, path.rpartition(JOINT)[2])
+    # A row may name the film's folder, where a table describes studies; what it says of the film wins.
+    row = ledger.meta_of(absolute.parent, f"{absolute.parent.name}/").merged(row)
     # Without a patient, a film is its own patient; so it never shares one with another film by accident.
     patient = row.patient or scanned.patient or pseudonym(key, "patient of file", scanned.digest)
     age = scanned.age if row.age is None else row.age
@@ -101,7 +134,6 @@ def _planned(
         source=scanned.found.source,
         path=scanned.found.path,
         transfer_syntax=scanned.transfer_syntax,
-        split=split_of(key, settings.salt, patient, settings.fractions),
         patient=patient,
         study=row.study or scanned.study or pseudonym(key, "study of file", scanned.digest),
         view=row.view or scanned.view,
@@ -109,27 +141,31 @@ def _planned(
         age=None if age is None else min(age, OLDEST_AGE),
         labels=row.labels,
         reports=row.reports,
+        scrubbed=row.scrubbed,
     )
 
 
-def shard_tasks(ledger: Ledger, settings: BuildSettings, recorded: dict[str, object]) -> Iterator[ShardTask]:
+def input_sha256(ledger: Ledger, recorded: dict[str, object]) -> str:
+    """Of all that decides a data set: settings, films and what is said about them, files left out."""
+    whole = hashlib.sha256(json.dumps([recorded, ledger.count_inputs()], sort_keys=True).encode())
+    for sample in ledger.samples():
+        whole.update(_without_place(sample).encode())
+    return whole.hexdigest()
+
+
+def shard_tasks(ledger: Ledger, size: int, recorded: dict[str, object]) -> Iterator[ShardTask]:
     """All shards of the plan, by split and number."""
     for split in SPLITS:
-        for number, samples in enumerate(ledger.planned_shards(split, settings.shard_size)):
-            yield ShardTask(
-                split=split, number=number, plan=_shard_sha256(samples, recorded), samples=samples
-            )
+        for number, films in enumerate(ledger.planned_shards(split, size)):
+            plan = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode())
+            samples = []
+            for planned, made in films:
+                plan.update(_without_place(planned).encode())
+                record = record_of(planned, made.facts)
+                samples.append(Stored(record=record, file=made.pack, image=made.image, contour=made.contour))
+            yield ShardTask(split=split, number=number, plan=plan.hexdigest(), samples=samples)
 
 
-def _shard_sha256(samples: list[Planned], recorded: dict[str, object]) -> str:
-    """Of all that decides a shard; the place of the sources does not."""
-    rows = [dataclasses.asdict(sample) | {"path": "", "source": 0} for sample in samples]
-    return hashlib.sha256(json.dumps([recorded, rows], sort_keys=True).encode()).hexdigest()
-
-
-def plan_sha256(ledger: Ledger, settings: BuildSettings, recorded: dict[str, object]) -> str:
-    """Of the whole plan: the shards, and how many files are left out of them."""
-    whole = hashlib.sha256(json.dumps(ledger.count_inputs(), sort_keys=True).encode())
-    for task in shard_tasks(ledger, settings, recorded):
-        whole.update(task.plan.encode())
-    return whole.hexdigest()
+def _without_place(sample: Planned) -> str:
+    """The sample as JSON; the place of its file does not decide anything."""
+    return json.dumps(dataclasses.asdict(sample) | {"path": "", "source": 0}, sort_keys=True)

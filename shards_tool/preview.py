@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 
 from shards_tool.files import write_whole
+from shards_tool.letterbox import letterbox
+from shards_tool.originals import Originals
 from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, INDEX, SPLITS, shard_name
 from shards_tool.verify import read_manifest
 
@@ -15,8 +17,15 @@ _GAP = 4
 _CHEST_BGR, _LUNG_BGR = (0, 200, 255), (255, 160, 0)
 
 
-def contact_sheet(root: Path, *, count: int = 24, columns: int = 6, split: str | None = None) -> np.ndarray:
-    """Films evenly spread over the data set, as a BGR picture.
+def contact_sheet(
+    root: Path,
+    *,
+    count: int = 24,
+    columns: int = 6,
+    split: str | None = None,
+    before: Originals | None = None,
+) -> np.ndarray:
+    """Films evenly spread over the data set, as a BGR picture; each beside its original where given.
 
     Raises:
         ValueError: no such data set, or it has no samples.
@@ -30,6 +39,11 @@ def contact_sheet(root: Path, *, count: int = 24, columns: int = 6, split: str |
         raise ValueError(f"{root} has no samples to show")
     picked = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, count).round().astype(int))]
     cells = [_cell(root, name, entry) for name, entry in picked]
+    if before is not None:
+        originals = before.find({entry["key"].decode() for _, entry in picked})
+        shown = [_original_cell(originals.get(entry["key"].decode())) for _, entry in picked]
+        cells = [cell for pair in zip(shown, cells, strict=True) for cell in pair]
+        columns = max(2, columns // 2 * 2)
     rows = -(-len(cells) // columns)
     pitch = CELL + _GAP
     sheet = np.full((rows * pitch + _GAP, columns * pitch + _GAP, 3), 40, dtype=np.uint8)
@@ -40,9 +54,15 @@ def contact_sheet(root: Path, *, count: int = 24, columns: int = 6, split: str |
 
 
 def write_contact_sheet(
-    root: Path, path: Path, *, count: int = 24, columns: int = 6, split: str | None = None
+    root: Path,
+    path: Path,
+    *,
+    count: int = 24,
+    columns: int = 6,
+    split: str | None = None,
+    before: Originals | None = None,
 ) -> None:
-    sheet = contact_sheet(root, count=count, columns=columns, split=split)
+    sheet = contact_sheet(root, count=count, columns=columns, split=split, before=before)
     done, code = cv2.imencode(".png", sheet)
     assert done
     write_whole(path, code.tobytes())
@@ -61,6 +81,19 @@ def _cell(root: Path, split: str, entry: np.void) -> np.ndarray:
         cv2.drawContours(cell, outlines, -1, colour, 1, cv2.LINE_AA)
     cv2.putText(cell, split, (6, CELL - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return cell
+
+
+def _original_cell(picture_HW: np.ndarray | None) -> np.ndarray:
+    """The original, fitted into a cell."""
+    cell = np.zeros((CELL, CELL, 3), dtype=np.uint8)
+    if picture_HW is None:
+        cv2.putText(
+            cell, "not found", (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA
+        )
+        return cell
+    small, _ = letterbox(picture_HW, CELL)
+    cv2.putText(small, "source", (6, CELL - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1, cv2.LINE_AA)
+    return cv2.cvtColor(small, cv2.COLOR_GRAY2BGR)
 
 
 def _decode(file: io.BufferedReader, offset: int, size: int) -> np.ndarray:

@@ -68,7 +68,7 @@ class SampleRecord:
     """Pseudonym: the same patient has the same one throughout a data set."""
     study: str
     view: str
-    """"PA", "AP", "LATERAL" or "" where the source does not say."""
+    """"PA", "AP", "LATERAL", "OBLIQUE" or "" where the source does not say."""
     age: int | None
     """Years."""
     sex: str
@@ -84,12 +84,27 @@ class SampleRecord:
     """Photometric interpretation of the source before any inversion."""
     window: str
     """How the grey range was chosen: "voi_lut", "linear", "linear_exact", "sigmoid", "percentile", "full"."""
+    repairs: list[str] = field(default_factory=list)
+    """What was mended in the source's header, by the names in `docs/shards.md`."""
+    orientation: str
+    """How the picture stands, by its tags or its look: "upright", "rotated90", "rotated180", "rotated270"
+    (clockwise turns that would set it upright), or "" where neither tells."""
+    burned_in: bool
+    """Whether there seems to be writing in the picture."""
+    scrubbed: int = 0
+    """What looked like names, dates and numbers in the reports and was replaced."""
     box: tuple[int, int, int, int]
     """Content inside the letterbox: top, left, bottom, right (exclusive), pixels of the stored image."""
     contour: str
     """How the contour was found: "rect", "mask", ..."""
     source_sha256: str
     """Of the source file's bytes, keyed like the pseudonyms."""
+    pixel_hash: str
+    """SHA-256 of the stored picture before it is encoded, keyed like the pseudonyms."""
+    perceptual_hash: str
+    """What the film looks like: 256 bits in hexadecimal digits, not keyed (`shards_tool/likeness.py`)."""
+    duplicate_group: str = ""
+    """The lowest key of the films that show nearly the same picture, which are all in one split; or ""."""
 
 
 def validate_record(content: object) -> SampleRecord:
@@ -109,6 +124,10 @@ def validate_record(content: object) -> SampleRecord:
         **{n: isinstance(content[n], str) for n in _TEXTS},
         **{n: type(content[n]) is int and content[n] > 0 for n in _COUNTS},
         "age": content["age"] is None or (type(content["age"]) is int and content["age"] >= 0),
+        "repairs": isinstance(content["repairs"], list)
+        and all(isinstance(name, str) for name in content["repairs"]),
+        "burned_in": isinstance(content["burned_in"], bool),
+        "scrubbed": type(content["scrubbed"]) is int and content["scrubbed"] >= 0,
         "labels": _is_map(content["labels"])
         and all(value in (-1, 0, 1) for value in content["labels"].values()),
         "reports": _is_map(content["reports"])
@@ -124,7 +143,10 @@ def validate_record(content: object) -> SampleRecord:
     return SampleRecord(**{**content, "box": tuple(box)})
 
 
-_TEXTS = ("key", "patient", "study", "view", "sex", "photometric", "window", "contour", "source_sha256")
+_TEXTS = (
+    *("key", "patient", "study", "view", "sex", "photometric", "window", "orientation", "contour"),
+    *("source_sha256", "pixel_hash", "perceptual_hash", "duplicate_group"),
+)
 _COUNTS = ("original_height", "original_width", "bits_stored")
 
 

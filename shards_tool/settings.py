@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from shards_tool.film import FilmRules, Frames, Sideways, Views, Writing
 from shards_tool.schema import CONTOUR_SCALE, IMAGE_SIDE
 
 
@@ -29,6 +30,21 @@ class BuildSettings:
     """Another salt gives another division into splits."""
     contour: str = "rect"
     """rect, or masks:DIR (one PNG per film; the rectangle for films without one)."""
+    views: Views = "frontal"
+    """frontal keeps PA and AP films of the chest, chest adds lateral and oblique ones, all keeps every
+    projection radiograph."""
+    frames: Frames = "exclude"
+    """Of DICOM files with several frames: leave them out, or take the first or the middle one."""
+    sideways: Sideways = "flag"
+    """Films that lie on a side or upside down: say so in the record, or leave them out."""
+    writing: Writing = "flag"
+    """Writing in the picture near its borders: say so in the record, or paint over it."""
+    reports: Literal["scrub", "keep"] = "scrub"
+    """Replace what looks like names, dates and numbers in report texts, or keep the texts as they are."""
+
+    duplicates: Literal["link", "drop", "keep"] = "link"
+    """link drops films of the same pixels and keeps nearly equal ones together in one split; drop drops
+    those too; keep drops none, and keeps all of them together."""
 
     def __post_init__(self) -> None:
         if not 64 <= self.side <= 8192 or self.side % CONTOUR_SCALE:
@@ -42,6 +58,9 @@ class BuildSettings:
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(f"--fractions {self.fractions}: wanted three numbers >= 0 that add up to 1")
 
+    def film_rules(self) -> FilmRules:
+        return FilmRules(views=self.views, frames=self.frames, sideways=self.sideways, writing=self.writing)
+
     def recorded(self) -> dict[str, object]:
         """For the manifest: without the mask folder's place."""
         method = self.contour.partition(":")[0]
@@ -50,14 +69,26 @@ class BuildSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build made. `inputs` is always the sum of `samples`, `quarantined` and `ignored`."""
+    """What a build made. `inputs` is always the sum of the four counts below it."""
 
     inputs: int
     samples: int
+    duplicates: int
+    """Films that are in already."""
+    excluded: int
+    """What a rule leaves out: laterals, films of a test set, files that are plainly no image."""
     quarantined: int
-    ignored: int
-    """Files that are plainly no image, e.g. tables."""
+    """Files that cannot be used."""
     splits: dict[str, int]
     """Samples in each split."""
     contours: dict[str, int]
     """Samples by the way their contour was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSummary:
+    """What one share of a job array has read."""
+
+    inputs: int
+    films: int
+    """Different ones; some may turn out to be damaged or duplicates."""

@@ -1,31 +1,21 @@
-"""One worker makes one shard: read, decode, letterbox, encode, write. Nothing else decides its bytes."""
+"""One worker makes one shard, from films that lie ready in packs. Nothing else decides its bytes."""
 
+import contextlib
 import dataclasses
-import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-import cv2
 import numpy as np
 
-from shards_tool.contour import ContourFinder, contour_finder
-from shards_tool.dicom import read_dicom
 from shards_tool.files import whole_file, write_whole
-from shards_tool.film import Film, Grey, check_content
-from shards_tool.headers import sniff
-from shards_tool.ledger import LeftOut, Planned, ShardFile
-from shards_tool.letterbox import letterbox, letterbox_contour
-from shards_tool.picture import read_picture
-from shards_tool.privacy import keyed_hash
-from shards_tool.scan import named_path, plain
+from shards_tool.ledger_rows import Piece, Planned, ShardFile
 from shards_tool.schema import INDEX_DTYPE, SampleRecord, shard_name
+from shards_tool.settings import BuildStoppedError
 from shards_tool.tar import Member, TarWriter, idx_text
 from shards_tool.workers import Step
-
-PNG_COMPRESSION = 3
-"""zlib level: higher ones cost several times the time for a few percent of a noisy film's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +24,18 @@ class ShardTask:
     number: int
     plan: str
     """SHA-256 of all that decides this shard."""
-    samples: list[Planned]
-    crashed: frozenset[str] = frozenset()
-    """Keys of films that are not to be tried again."""
+    samples: list["Stored"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A sample, and where its pictures are copied from."""
+
+    record: SampleRecord
+    file: str
+    """Relative to the folder of the writer."""
+    image: Piece
+    contour: Piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,113 +43,88 @@ class ShardResult:
     file: ShardFile
     rows: list[tuple[bytes, str]]
     """Index entry and record of each sample, in the order of the tar."""
-    failures: list[LeftOut]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWriter:
     """What a worker needs to write shards; picklable."""
 
-    roots: tuple[Path, ...]
     out: Path
-    key: bytes
-    side: int
+    pieces: Path
+    """Folder that the files with the pictures are relative to."""
     format: Literal["jpeg", "png16"]
-    quality: int
-    contour: str
 
     def __call__(self, task: ShardTask, step: Step) -> ShardResult:
-        """Write `shard-NNNNNN.tar` and `.idx` under their final names, or nothing if no film can be read.
+        """Write `shard-NNNNNN.tar` and `.idx` under their final names.
 
         Raises:
-            OSError: the output cannot be written, or a whole source has gone away.
+            OSError: the output cannot be written.
+            BuildStoppedError: a film in a pack is no longer what was written there.
         """
-        cv2.setNumThreads(1)  # the processes are the parallelism
-        finder = contour_finder(self.contour)
         rows: list[tuple[bytes, str]] = []
-        failures: list[LeftOut] = []
         members: list[list[Member]] = []
         path = self.out / task.split / shard_name(task.number)
-        with whole_file(path) as file:
+        suffix = "jpg" if self.format == "jpeg" else "png"
+        with whole_file(path) as file, contextlib.ExitStack() as stack:
             tar = TarWriter(file)
-            for planned in task.samples:
-                step(planned.key)
-                try:
-                    if planned.key in task.crashed:
-                        raise ValueError("two workers died decoding it")
-                    image, contour, record = self._make(planned, finder)
-                except Exception as error:
-                    # Decoders raise nearly anything on damaged input; it costs this film only.
-                    self._check_source(planned, error)
-                    failures.append(_failure(planned, error))
-                    continue
-                text = json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
-                suffix = "jpg" if self.format == "jpeg" else "png"
-                files = {suffix: image, "contour.png": contour, "json": text.encode()}
-                members.append(
-                    [tar.add(f"{planned.key}.{suffix}", content) for suffix, content in files.items()]
-                )
-                rows.append((index_entry(record, task.number, members[-1]).tobytes(), text))
+            files = _OpenFiles(self.pieces, stack)
+            for sample in task.samples:
+                key = sample.record.key
+                step(key)
+                text = record_text(sample.record)
+                image = tar.add(f"{key}.{suffix}", files.read(sample.file, sample.image))
+                contour = tar.add(f"{key}.contour.png", files.read(sample.file, sample.contour))
+                members.append([image, contour, tar.add(f"{key}.json", text.encode())])
+                rows.append((index_entry(sample.record, task.number, members[-1]).tobytes(), text))
             sha256 = tar.finish()
-        if rows:
-            write_whole(path.with_suffix(".idx"), idx_text(members).encode())
-        else:
-            path.unlink()
+        write_whole(path.with_suffix(".idx"), idx_text(members).encode())
         written = ShardFile(
             split=task.split,
             number=task.number,
             plan=task.plan,
             samples=len(rows),
-            bytes=tar.bytes if rows else 0,
-            sha256=sha256 if rows else "",
+            bytes=tar.bytes,
+            sha256=sha256,
         )
-        return ShardResult(file=written, rows=rows, failures=failures)
-
-    def _make(self, planned: Planned, finder: ContourFinder) -> tuple[bytes, bytes, SampleRecord]:
-        content = (self.roots[planned.source] / planned.path).read_bytes()
-        if keyed_hash(self.key, "file", hashlib.sha256(content).hexdigest()) != planned.digest:
-            raise ValueError("the file changed during the build")
-        film = read_film(content)
-        contour = finder(film.pixels_HW, named_path(self.roots[planned.source], planned.path))
-        canvas_HW, box = letterbox(film.pixels_HW, self.side)
-        height, width = film.pixels_HW.shape
-        record = SampleRecord(
-            key=planned.key,
-            patient=planned.patient,
-            study=planned.study,
-            view=planned.view,
-            age=planned.age,
-            sex=planned.sex,
-            labels=planned.labels,
-            reports=planned.reports,
-            original_height=height,
-            original_width=width,
-            bits_stored=film.bits_stored,
-            photometric=film.photometric,
-            window=film.window,
-            box=box.as_tuple(),
-            contour=contour.method,
-            source_sha256=planned.digest,
-        )
-        image = encode_jpeg(canvas_HW, self.quality) if self.format == "jpeg" else encode_png16(canvas_HW)
-        return image, _encode(letterbox_contour(contour.mask_HW, self.side), ".png", []), record
-
-    def _check_source(self, planned: Planned, error: Exception) -> None:
-        """A film that cannot be opened is one film; a source that is gone must not empty the data set."""
-        if isinstance(error, OSError) and not self.roots[planned.source].exists():
-            raise OSError(error.errno, "source is gone", str(self.roots[planned.source])) from error
+        return ShardResult(file=written, rows=rows)
 
 
-def read_film(content: bytes) -> Film:
-    """Read the bytes of a DICOM, PNG or JPEG file.
+class _OpenFiles:
+    """The pictures of a shard come from many files."""
 
-    Raises:
-        ValueError: not a film.
-        Exception: of many kinds, from the decoders, for a damaged file.
-    """
-    film = read_picture(content) if sniff(content[:132]) in ("png", "jpeg") else read_dicom(content)
-    check_content(film.pixels_HW)
-    return film
+    _MOST = 128
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._open: dict[str, BinaryIO] = {}
+
+    def read(self, name: str, piece: Piece) -> bytes:
+        if name not in self._open:
+            if len(self._open) == self._MOST:
+                for file in self._open.values():
+                    file.close()
+                self._open.clear()
+            self._open[name] = self._stack.enter_context((self._folder / name).open("rb"))
+        file = self._open[name]
+        file.seek(piece.offset)
+        content = file.read(piece.size)
+        if zlib.crc32(content) != piece.crc32:
+            raise BuildStoppedError(
+                f"{self._folder / name} is damaged at byte {piece.offset}: it is not what was written there"
+            )
+        return content
+
+
+def record_of(planned: Planned, facts: str) -> SampleRecord:
+    """The record of a film: what the plan says of it, and what its pixels say."""
+    names = {field.name for field in dataclasses.fields(SampleRecord)}
+    said = {name: value for name, value in vars(planned).items() if name in names}
+    seen = json.loads(facts)
+    return SampleRecord(**said, source_sha256=planned.digest, **seen | {"box": tuple(seen["box"])})
+
+
+def record_text(record: SampleRecord) -> str:
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
 
 
 def index_entry(record: SampleRecord, shard: int, members: list[Member]) -> np.void:
@@ -166,33 +140,3 @@ def index_entry(record: SampleRecord, shard: int, members: list[Member]) -> np.v
         record.box,
     )
     return entry[0]
-
-
-def encode_jpeg(pixels_HW: Grey, quality: int) -> bytes:
-    if pixels_HW.dtype == np.uint16:
-        pixels_HW = cv2.convertScaleAbs(pixels_HW, alpha=1 / 257)
-    return _encode(pixels_HW, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
-
-
-def encode_png16(pixels_HW: Grey) -> bytes:
-    if pixels_HW.dtype == np.uint8:
-        pixels_HW = pixels_HW.astype(np.uint16) * 257
-    return _encode(pixels_HW, ".png", [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
-
-
-def _encode(pixels_HW: Grey, suffix: str, options: list[int]) -> bytes:
-    done, code = cv2.imencode(suffix, pixels_HW, options)
-    assert done
-    return code.tobytes()
-
-
-def _failure(planned: Planned, error: Exception) -> LeftOut:
-    if isinstance(error, OSError) and error.strerror:
-        reason = f"cannot be read: {error.strerror}"
-    elif isinstance(error, MemoryError):
-        reason = "needs more memory than there is"
-    else:
-        reason = plain(error)
-    return LeftOut(
-        source=planned.source, path=planned.path, reason=reason, transfer_syntax=planned.transfer_syntax
-    )

@@ -1,5 +1,6 @@
 """Checking a data set against its own manifest, index and format: every byte, every picture, every count."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards_tool.leaks import find_leaks
 from shards_tool.progress import progress_bar
 from shards_tool.schema import (
     CONTOUR_CHEST,
@@ -38,6 +40,8 @@ from shards_tool.tables import file_sha256, sample_table
 from shards_tool.tar import Member, idx_text
 from shards_tool.workers import Died, Step, cpu_count, run_tasks
 
+COUNTS = ("samples", "duplicates", "excluded", "quarantined")
+"""Every input is counted in exactly one of these."""
 MAX_SHOWN = 20
 """Faults kept per shard: a shard of another build would otherwise fill pages."""
 
@@ -68,6 +72,8 @@ class ShardCheck:
     """Of its samples in the samples table."""
     side: int
     format: str
+    pictures: bool
+    """Whether to decode them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +83,11 @@ class Verdict:
     """For each split: shards, samples, bytes, faults."""
 
 
-def verify(root: Path, *, workers: int | None = None) -> Verdict:
+def verify(root: Path, *, workers: int | None = None, pictures: bool = True) -> Verdict:
     """Check a data set completely.
+
+    Args:
+        pictures: False leaves out decoding them, which takes nearly all of the time.
 
     Raises:
         ValueError: there is no data set of this format version to check.
@@ -89,7 +98,7 @@ def verify(root: Path, *, workers: int | None = None) -> Verdict:
         *_check_counts(manifest),
         *_check_strays(root, manifest),
     ]
-    checks = _shard_checks(root, manifest)
+    checks = shard_checks(root, manifest, pictures)
     with progress_bar("verify", total=sum(check.samples for check in checks)) as bar:
         tasks = run_tasks(
             check_shard, checks, workers=workers if workers is not None else cpu_count(), on_step=bar.advance
@@ -100,7 +109,7 @@ def verify(root: Path, *, workers: int | None = None) -> Verdict:
                 result = [Fault(where=f"{check.split}/{check.name}", key=result.item, what=what)]
             faults.extend(result)
             bar.note(f"{len(faults)} faults" if faults else "")
-    faults += _check_patients(root, manifest)
+    faults += _check_rows(root, manifest)
     faults.sort(key=dataclasses.astuple)
     splits = {}
     for split in SPLITS:
@@ -139,7 +148,7 @@ def read_manifest(root: Path) -> dict:
     return manifest
 
 
-def _shard_checks(root: Path, manifest: dict) -> list[ShardCheck]:
+def shard_checks(root: Path, manifest: dict, pictures: bool) -> list[ShardCheck]:
     checks = []
     for split in SPLITS:
         first_row = 0
@@ -152,6 +161,7 @@ def _shard_checks(root: Path, manifest: dict) -> list[ShardCheck]:
                 row_group=len(checks),
                 side=manifest["settings"]["side"],
                 format=manifest["settings"]["format"],
+                pictures=pictures,
                 **shard,
             )
             checks.append(check)
@@ -170,7 +180,7 @@ def _check_tables(root: Path, manifest: dict) -> Iterator[Fault]:
 
 def _check_counts(manifest: dict) -> Iterator[Fault]:
     counts = manifest["counts"]
-    if counts["inputs"] != counts["samples"] + counts["quarantined"] + counts["ignored"]:
+    if counts["inputs"] != sum(counts[name] for name in COUNTS):
         yield Fault(where=MANIFEST, key="", what=f"counts do not add up: {counts}")
     total = 0
     for split in SPLITS:
@@ -196,25 +206,52 @@ def _check_strays(root: Path, manifest: dict) -> Iterator[Fault]:
             yield Fault(where=name, key="", what="does not belong to the data set")
 
 
-def _check_patients(root: Path, manifest: dict) -> Iterator[Fault]:
-    """No patient may be in two splits, no key may occur twice, and the quarantine's rows are counted."""
+def _check_rows(root: Path, manifest: dict) -> Iterator[Fault]:
+    """Every input has one row in the tables, and no patient or picture is in two splits."""
+    counts = manifest["counts"]
     try:
-        samples = pq.read_table(root / SAMPLES, columns=["split", "patient", "key"])
-        quarantined = pq.read_metadata(root / QUARANTINE).num_rows
-    except (OSError, pa.ArrowException) as error:
+        rows = pq.read_metadata(root / SAMPLES).num_rows
+        if rows != counts["samples"]:
+            yield Fault(where=SAMPLES, key="", what=f"{rows} rows, the manifest says {counts['samples']}")
+        for key, what in find_leaks(root):
+            yield Fault(where=SAMPLES, key=key, what=what)
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield Fault(where=SAMPLES, key="", what=f"cannot be read: {error}")
+    outcomes: Counter[str] = Counter()
+    try:
+        for batch in pq.ParquetFile(root / QUARANTINE).iter_batches(columns=["outcome"]):
+            outcomes.update(batch.column("outcome").to_pylist())
+    except (OSError, pa.ArrowException) as error:
+        yield Fault(where=QUARANTINE, key="", what=f"cannot be read: {error}")
         return
-    if quarantined != manifest["counts"]["quarantined"]:
-        yield Fault(where=QUARANTINE, key="", what=f"{quarantined} rows, the manifest says otherwise")
-    if samples.num_rows != manifest["counts"]["samples"]:
-        yield Fault(where=SAMPLES, key="", what=f"{samples.num_rows} rows, the manifest says otherwise")
-    pairs = samples.group_by(["patient", "split"]).aggregate([])
-    for patient, count in Counter(pairs["patient"].to_pylist()).items():
-        if count > 1:
-            yield Fault(where=SAMPLES, key="", what=f"patient {patient} is in {count} splits")
-    for key, count in Counter(samples["key"].to_pylist()).items():
-        if count > 1:
-            yield Fault(where=SAMPLES, key=key, what=f"occurs {count} times")
+    for name, outcome in (
+        ("duplicates", "duplicate"),
+        ("excluded", "excluded"),
+        ("quarantined", "quarantine"),
+    ):
+        if (found := outcomes.pop(outcome, 0)) != counts[name]:
+            yield Fault(
+                where=QUARANTINE, key="", what=f"{found} rows of {name}, the manifest says {counts[name]}"
+            )
+    if outcomes:
+        yield Fault(where=QUARANTINE, key="", what=f"unknown outcomes: {', '.join(map(str, outcomes))}")
+
+
+@contextlib.contextmanager
+def open_shard(check: ShardCheck) -> Iterator[tuple[dict[str, list[Member]], mmap.mmap]]:
+    """The files of a sound shard by sample, and its bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: its bytes are not those that the manifest names.
+    """
+    with (check.root / check.split / check.name).open("rb") as file:
+        if os.fstat(file.fileno()).st_size != check.bytes:
+            raise ValueError("its size differs from the manifest's")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if hashlib.sha256(content).hexdigest() != check.sha256:
+                raise ValueError("SHA-256 differs from the manifest's")
+            yield _members(content), content
 
 
 def check_shard(check: ShardCheck, step: Step) -> list[Fault]:
@@ -327,12 +364,9 @@ def _check_sample(check: ShardCheck, key: str, members: list[Member], content: m
     names = [member.name for member in members]
     if names != [f"{key}.{suffix}", f"{key}.contour.png", f"{key}.json"]:
         raise ValueError(f"wanted image, contour and JSON, got {', '.join(names)}")
-    image, contour, text = (content[member.offset : member.offset + member.size] for member in members)
-    dtype = np.uint8 if check.format == "jpeg" else np.uint16
-    _decoded(image, "image", check.side, dtype)
-    contour_HW = _decoded(contour, "contour", check.side // CONTOUR_SCALE, np.uint8)
-    if not np.isin(contour_HW, (CONTOUR_OUTSIDE, CONTOUR_CHEST, CONTOUR_LUNG)).all():
-        raise ValueError("the contour has other values than 0, 128 and 255")
+    if check.pictures:
+        _check_pictures(check, *(content[m.offset : m.offset + m.size] for m in members[:2]))
+    text = content[members[2].offset : members[2].offset + members[2].size]
     try:
         content_of_json = json.loads(text)
     except ValueError as error:
@@ -343,6 +377,13 @@ def _check_sample(check: ShardCheck, key: str, members: list[Member], content: m
     if max(record.box[2:]) > check.side:
         raise ValueError(f"box {record.box} lies outside the image")
     return content_of_json
+
+
+def _check_pictures(check: ShardCheck, image: bytes, contour: bytes) -> None:
+    _decoded(image, "image", check.side, np.uint8 if check.format == "jpeg" else np.uint16)
+    contour_HW = _decoded(contour, "contour", check.side // CONTOUR_SCALE, np.uint8)
+    if not np.isin(contour_HW, (CONTOUR_OUTSIDE, CONTOUR_CHEST, CONTOUR_LUNG)).all():
+        raise ValueError("the contour has other values than 0, 128 and 255")
 
 
 def _decoded(code: bytes, what: str, side: int, dtype: type[np.generic]) -> np.ndarray:

@@ -70,7 +70,7 @@ def run_tasks(
 
     # Fork is unsafe beside the threads of a progress bar; a fork server imports once and is quick after that.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards_tool.shard", "shards_tool.scan", "shards_tool.verify"])
+    context.set_forkserver_preload([f"shards_tool.{name}" for name in ("pack", "scan", "shard", "verify")])
     waiting = iter(tasks)
     pool: list[_Worker] = []
     try:

@@ -6,7 +6,7 @@ Every choice is "the k smallest of a row of unsigned 32-bit keys, the earlier pa
 The upper bits of a key say which group the patch belongs to, the lower bits hold its random draw, so the
 groups follow each other in one order, and padding, the last group, is reached only when nothing else is
 left. All arithmetic that decides is on integers, or single fp32 operations that IEEE 754 rounds in one way
-(division, product), so any device selects the same patches.
+(difference, product, division), so any device selects the same patches.
 
 Stratified draw
     Groups: inside the contour, outside, padding. The number kept inside, k_in, is

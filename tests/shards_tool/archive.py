@@ -23,6 +23,16 @@ def picture(seed: int, height: int = 96, width: int = 80) -> np.ndarray:
     return cv2.normalize(smooth, None, 5, 250, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
 
 
+def textured(seed: int) -> np.ndarray:
+    """A uint8 picture, 400 x 320, with detail at all the scales that a film has."""
+    rng = np.random.default_rng(seed)
+    layers = np.zeros((400, 320), dtype=np.float32)
+    for size in (4, 8, 16, 32, 64):
+        coarse = rng.normal(0, 1, (size, size)).astype(np.float32)
+        layers += cv2.resize(coarse, (320, 400), interpolation=cv2.INTER_CUBIC)
+    return cv2.normalize(layers, None, 5, 250, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
+
+
 def dataset_of(pixels: np.ndarray, *, seed: int = 0, **tags: Any) -> pydicom.Dataset:
     """An uncompressed single-frame CR image; `tags` replace or add attributes, None removes one."""
     dataset = pydicom.Dataset()

@@ -14,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards_tool import build as build_module
-from shards_tool.build import BUILD_FOLDER, build
+from shards_tool.build import build
+from shards_tool.film import FilmRules
 from shards_tool.ledger import LeftOut
+from shards_tool.output import BUILD_FOLDER
+from shards_tool.reading import read_film
 from shards_tool.schema import INDEX, INDEX_DTYPE, MANIFEST, QUARANTINE, SAMPLES, SPLITS, validate_record
 from shards_tool.settings import BuildSettings, BuildStoppedError
-from shards_tool.shard import ShardTask, ShardWriter, read_film
+from shards_tool.shard import ShardTask, ShardWriter
 from shards_tool.verify import verify
 from tests.shards_tool.archive import (
     FILMS,
@@ -50,10 +53,11 @@ def test_every_input_is_accounted_for(archive: Path, key_file: Path, tmp_path: P
     data = tmp_path / "data"
     meta = [archive / "table.csv"]
     summary = build([archive], data, SMALL, meta=meta, key_file=key_file, workers=0)
-    assert (summary.inputs, summary.samples, summary.quarantined, summary.ignored) == (INPUTS, FILMS, 3, 1)
+    assert (summary.inputs, summary.samples, summary.quarantined) == (INPUTS, FILMS, 2)
+    assert (summary.duplicates, summary.excluded) == (1, 1)
     assert sum(summary.splits.values()) == FILMS and summary.contours == {"rect": FILMS}
     reasons = quarantine_of(data)
-    assert set(reasons) == {"cut.jpg", "dicom/again.dcm", "empty.dcm"}
+    assert set(reasons) == {"cut.jpg", "dicom/again.dcm", "empty.dcm", "table.csv"}
     original = reasons["dicom/again.dcm"].removeprefix("duplicate of ")
     assert original in records_of(data) and "truncated" in reasons["cut.jpg"]
     assert not (data / BUILD_FOLDER).exists()
@@ -114,7 +118,7 @@ def test_stored_images_look_like_their_source(key_file: Path, tmp_path: Path):
         code = content[entry["image_offset"] :][: entry["image_size"]]
         image = decoded(code).astype(float)
         assert image.shape == (96, 96) and tuple(entry["box"]) == (0, 8, 96, 88)
-        expected = read_film((source / "a.dcm").read_bytes()).pixels_HW / 257
+        expected = read_film((source / "a.dcm").read_bytes(), FilmRules()).pixels_HW / 257
         got = image[:, 8:88] / (257 if settings.format == "png16" else 1)
         assert np.abs(got - expected).mean() < tolerance
         assert np.corrcoef(got.ravel(), twelve_bit(1).ravel())[0, 1] > 0.99
@@ -276,11 +280,12 @@ def test_kill_9_and_the_same_command_give_the_same_bytes(key_file: Path, tmp_pat
         *("build", str(archive), "--out", str(data), "--side", "320", "--shard-size", "4", "--workers", "2"),
         *("--key-file", str(key_file)),
     ]
-    command = [sys.executable, "-c", "from shards_tool.cli import main; main()", *arguments]
+    code = "from shards_tool import make; make.PACK_FILMS = 4; from shards_tool.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
     kills = 0
-    for shards in (1, 3):
+    for packs in (1, 3):
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            while process.poll() is None and len(list(data.glob("*/*.tar"))) < shards:
+            while process.poll() is None and len(list(data.glob(".build/*.bin"))) < packs:
                 time.sleep(0.002)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
@@ -308,13 +313,13 @@ def test_a_film_that_crashes_its_decoder_goes_to_quarantine_after_two_tries(
     def run_inline(work, tasks, *, workers, on_step):
         """As `run_tasks` reports a worker that died at the victim."""
         for task in tasks:
-            if isinstance(task, ShardTask) and victim in {s.key for s in task.samples} - task.crashed:
+            if victim in {item.film.key for item in task.films} - task.crashed:
                 tries.append(task)
                 yield task, workers_module.Died(item=victim, exit_code=-11)
             else:
                 yield task, work(task, lambda _item: on_step())
 
-    monkeypatch.setattr(build_module, "run_tasks", run_inline)
+    monkeypatch.setattr("shards_tool.make.run_tasks", run_inline)
     summary = build([archive], tmp_path / "data", SMALL, key_file=key_file, workers=0)
     assert len(tries) == 2 and summary.samples == FILMS - 1
     assert "two workers died decoding it" in quarantine_of(tmp_path / "data").values()
@@ -385,24 +390,73 @@ def test_a_source_that_goes_away_stops_the_build_and_a_single_film_does_not(
     archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sources, data = [archive], tmp_path / "data"
-    plan = build_module.plan_samples
+    make = build_module.make_films
 
-    def plan_then_lose(what: Path, *args):
-        plan(*args)
+    def lose_and_make(what: Path, *args):
         what.rename(tmp_path / "gone")
+        make(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "plan_samples", lambda *args: plan_then_lose(archive, *args))
+        patch.setattr(build_module, "make_films", lambda *args: lose_and_make(archive, *args))
         with pytest.raises(BuildStoppedError, match="source is gone"):
             build(sources, data, SMALL, key_file=key_file, workers=0)
     (tmp_path / "gone").rename(archive)
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "plan_samples", lambda *args: plan_then_lose(archive / "a.png", *args))
+        patch.setattr(build_module, "make_films", lambda *args: lose_and_make(archive / "a.png", *args))
         build(sources, data, SMALL, key_file=key_file, workers=0)
     assert quarantine_of(data)["a.png"] == "cannot be read: No such file or directory"
 
 
-def test_a_shard_without_a_readable_film_is_not_written(archive: Path, key_file: Path, tmp_path: Path):
+def test_a_film_that_could_not_be_opened_is_tried_again(
+    archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = tmp_path / "data"
+    make = build_module.make_films
+
+    def make_without_one(*args):
+        (archive / "a.png").rename(tmp_path / "a.png")
+        make(*args)
+        (tmp_path / "a.png").rename(archive / "a.png")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "make_films", make_without_one)
+        with pytest.raises(Killed):
+            build([archive], data, SMALL, key_file=key_file, workers=0)
+    build([archive], data, SMALL, key_file=key_file, workers=0)
+    build([archive], tmp_path / "whole", SMALL, key_file=key_file, workers=0)
+    assert tree(data) == tree(tmp_path / "whole")
+
+
+def test_a_film_that_changed_after_the_scan_is_not_taken_for_the_one_that_was_there(
+    archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make = build_module.make_films
+
+    def change_and_make(*args):
+        cv2.imwrite(str(archive / "a.png"), picture(77))
+        os.utime(archive / "b.png")  # touched, but the same
+        make(*args)
+
+    monkeypatch.setattr(build_module, "make_films", change_and_make)
+    build([archive], tmp_path / "data", SMALL, key_file=key_file, workers=0)
+    reasons = quarantine_of(tmp_path / "data")
+    assert reasons["a.png"] == "the file changed during the build" and "b.png" not in reasons
+
+
+def test_a_wrong_table_does_not_cost_the_films_that_are_made(
+    archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = tmp_path / "data"
+    interrupted_build(archive, data, key_file, monkeypatch)
+    (tmp_path / "t.csv").write_text("name\na.png\n")
+    with pytest.raises(ValueError, match="no 'file'"):
+        build([archive], data, SMALL, meta=[tmp_path / "t.csv"], key_file=key_file, workers=0)
+    monkeypatch.setattr("shards_tool.pack.read_film", None)
+    assert build([archive], data, SMALL, key_file=key_file, workers=0).samples == FILMS
+
+
+def test_shards_of_a_single_film_are_fine(archive: Path, key_file: Path, tmp_path: Path):
     lonely = dataclasses.replace(SMALL, shard_size=1)
     build([archive], tmp_path / "data", lonely, key_file=key_file, workers=0)
     assert len(list((tmp_path / "data").glob("*/*.tar"))) == FILMS
@@ -472,9 +526,10 @@ def test_all_real_films_end_in_a_shard_or_in_quarantine_with_a_reason(cxr: Path,
     sources, data = [cxr / "images", cxr / "dicom"], tmp_path / "data"
     key_file = write_key(tmp_path / "key")
     summary = build(sources, data, settings, meta=[cxr / "labels.csv"], key_file=key_file, workers=2)
-    assert summary.inputs == 152 + 12 + 1 and summary.ignored == 1  # the DICOM folder's index.csv
-    assert summary.samples == 164 and summary.quarantined == 0
-    assert summary.contours == {"mask": 60, "rect": 104}
+    assert summary.inputs == 152 + 12 + 1
+    # A table, 3 lateral films, 7 encodings of a hip; and one film twice, once as a wrongly tagged negative.
+    assert (summary.samples, summary.excluded, summary.quarantined) == (153, 11, 0)
+    assert summary.duplicates == 1 and summary.contours == {"mask": 60, "rect": 93}
     assert verify(data, workers=2).faults == []
     records = records_of(data).values()
     assert sum(bool(record["labels"]) for record in records) > 100
@@ -487,5 +542,6 @@ def test_left_out_lines_keep_odd_names(tmp_path: Path):
     from shards_tool.tables import write_quarantine
 
     name = os.fsdecode(b"r\xf6ntgen.png")
-    assert write_quarantine([LeftOut(source=0, path=name, reason="x", transfer_syntax="")], tmp_path) == 1
+    left_out = LeftOut(source=0, path=name, reason="x", transfer_syntax="")
+    assert write_quarantine([left_out], tmp_path) == {"quarantine": 1}
     assert quarantine_of(tmp_path) == {"r\\xf6ntgen.png": "x"}

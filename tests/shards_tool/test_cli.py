@@ -27,14 +27,41 @@ def test_build_verify_preview(
     small = ("--side", 64, "--shard-size", 3, "--workers", 0, "--key-file", key_file)
     assert status_of("build", archive, "--out", data, "--meta", archive / "table.csv", *small) == 0
     printed = capfd.readouterr()
-    assert "11 files: 7 films" in printed.out and "3 in quarantine" in printed.out
+    assert "11 files: 7 films" in printed.out and "2 in quarantine" in printed.out
     assert status_of("verify", data, "--workers", 0) == 0
     assert "no faults" in capfd.readouterr().out
     assert status_of("preview", data, "--out", tmp_path / "sheet.png") == 0
     assert (tmp_path / "sheet.png").exists()
+    before = ("--before", archive, "--key-file", key_file)
+    assert status_of("preview", data, "--out", tmp_path / "both.png", *before) == 0
+    assert (tmp_path / "both.png").stat().st_size > (tmp_path / "sheet.png").stat().st_size
+    assert status_of("stats", data, "--out", tmp_path / "stats.html") == 0
+    assert "Edema" in capfd.readouterr().out and "Edema" in (tmp_path / "stats.html").read_text()
+    fractions = ("--fractions", 0.5, 0.25, 0.25, "--salt", "x", "--workers", 0)
+    assert status_of("split", data, "--out", tmp_path / "split", *fractions) == 0
+    assert status_of("verify", tmp_path / "split", "--no-pictures", "--workers", 0) == 0
+    (data / "train" / "index.npy").unlink()
+    assert status_of("index", data, "--workers", 0) == 0
+    assert "wrote train/index.npy" in capfd.readouterr().out
+    assert status_of("index", data, "--workers", 0) == 0
+    assert "all index files were right" in capfd.readouterr().out
     next(data.glob("train/*.idx")).unlink()
     assert status_of("verify", data, "--workers", 0) == 1
     assert ".idx: missing" in capfd.readouterr().out
+
+
+def test_parts_and_their_merger(
+    archive: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    request = (archive, "--out", tmp_path / "data", "--side", 64, "--workers", 0, "--key-file", key_file)
+    for part in ("2/2", "1/2"):
+        assert status_of("build", *request, "--part", part) == 0
+        assert f"part {part}: " in capfd.readouterr().out
+    assert status_of("build", *request, "--part", "two") == 2
+    assert "--part two: wanted I/N" in capfd.readouterr().err
+    assert status_of("merge", *request) == 0
+    assert "11 files: 7 films" in capfd.readouterr().out
+    assert status_of("verify", tmp_path / "data", "--workers", 0) == 0
 
 
 def test_phantoms_go_in_with_their_masks_and_reports(

@@ -4,7 +4,7 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
-from shards_tool.dicom import _grey_rule
+from shards_tool.dicom_grey import grey_rule
 from shards_tool.grey import GreyRule, Lut, apply_rule, grey_table, percentile_window
 from tests.shards_tool.archive import dataset_of, twelve_bit
 
@@ -14,6 +14,12 @@ def lut_item(entries: list[int], first: int, bits: int):
     item.add_new(0x00283002, "US" if first >= 0 else "SS", [len(entries), first, bits])
     item.add_new(0x00283006, "US", entries)
     return item
+
+
+def rule_of(dataset: Dataset) -> GreyRule:
+    rule, repairs = grey_rule(dataset, dataset.pixel_array, bits_stored=12)
+    assert repairs == []
+    return rule
 
 
 def pydicom_grey(dataset) -> np.ndarray:
@@ -51,7 +57,7 @@ CASES = {
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_grey_is_pydicoms(name: str, photometric: str):
     dataset = dataset_of(twelve_bit(3), PhotometricInterpretation=photometric, **CASES[name])
-    pixels, window = apply_rule(dataset.pixel_array, _grey_rule(dataset, bits_stored=12))
+    pixels, window = apply_rule(dataset.pixel_array, rule_of(dataset))
     expected = pydicom_grey(dataset)
     if photometric == "MONOCHROME1":
         expected = 1 - expected
@@ -63,7 +69,7 @@ def test_grey_is_pydicoms(name: str, photometric: str):
 def test_signed_pixels_are_windowed_like_pydicom_does():
     pixels = twelve_bit(4).astype(np.int16) - 2048
     dataset = dataset_of(pixels, WindowCenter=-100, WindowWidth=3000)
-    grey, _ = apply_rule(dataset.pixel_array, _grey_rule(dataset, bits_stored=12))
+    grey, _ = apply_rule(dataset.pixel_array, rule_of(dataset))
     np.testing.assert_allclose(grey / 65535, pydicom_grey(dataset), atol=0.6 / 65535)
 
 
@@ -112,8 +118,9 @@ def test_eight_bits_without_a_window_stay_as_they_are():
     np.testing.assert_array_equal(falling, (255 - pixels.astype(np.uint16)) * 257)
 
 
-def test_a_table_of_fewer_bits_than_declared_still_fills_the_range():
-    lut = Lut(first=0, entries=np.arange(4096), bits=16)
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_a_table_of_other_bits_than_declared_fills_the_range(bits: int):
+    lut = Lut(first=0, entries=np.arange(4096), bits=bits)
     rule = GreyRule(bits_stored=12, voi_lut=lut)
     grey, window = grey_table(np.arange(4096.0), np.ones(4096, np.int64), rule)
     assert window == "voi_lut" and grey[0] == 0 and grey[-1] == 1
@@ -139,3 +146,20 @@ def test_values_that_are_no_numbers_are_refused():
 def test_percentile_window_works_on_falling_values():
     values = -np.arange(1000.0)
     assert percentile_window(values, np.ones(1000, np.int64)) == (-995.0, -5.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        *(("u1", 3, 250), ("<u2", 0, 65535), ("<u2", 300, 5000), (">u2", 5, 4095), ("<u2", 7, 8)),
+        *(("<i2", -32768, 32767), (">i2", -100, 4000), ("<i4", -70000, -5000)),
+    ],
+)
+def test_every_pixel_gets_the_grey_of_its_value_whatever_its_type(dtype: str, low: int, high: int):
+    pixels = np.random.default_rng(0).integers(low, high + 1, (60, 50)).astype(dtype)
+    stored, place, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+    rule = GreyRule(bits_stored=16, center=(low + high) / 2, width=0.7 * (high - low) + 2, invert=True)
+    table, window = grey_table(stored.astype(np.float64), counts, rule)
+    grey, used = apply_rule(pixels, rule)
+    assert used == window and grey.dtype == np.uint16
+    np.testing.assert_array_equal(grey, np.rint(table * 65535).astype(np.uint16)[place.reshape(60, 50)])

@@ -26,7 +26,7 @@ def test_ages(text: str, age: int | None):
 
 def test_views_and_sexes():
     views = [clean_view(view) for view in ("PA", " ap supine", "LL", "OBLIQUE", "")]
-    assert views == ["PA", "AP", "LATERAL", "", ""]
+    assert views == ["PA", "AP", "LATERAL", "OBLIQUE", ""]
     assert [clean_sex(s) for s in ("f", "Male", "O", "unknown")] == ["F", "M", "O", ""]
 
 

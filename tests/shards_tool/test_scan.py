@@ -5,16 +5,18 @@ import cv2
 import numpy as np
 import pytest
 
-from shards_tool.scan import MAX_FILE_BYTES, Scanned, Scanner, walk
+from shards_tool.film import FilmRules
+from shards_tool.scan import MAX_FILE_BYTES, Scanned, Scanner
+from shards_tool.sources import source_of, walk
 from tests.shards_tool.archive import picture, twelve_bit, write_dicom
 
 KEY = b"k" * 32
 
 
 def scan(*sources: Path, exclude: tuple[Path, ...] = ()) -> dict[str, Scanned]:
-    roots = tuple(source if source.is_dir() else source.parent for source in sources)
-    scanner = Scanner(roots=roots, key=KEY, masks=None)
-    found = list(walk(list(sources), exclude))
+    opened = [source_of(source, source.parent / "spool") for source in sources]
+    scanner = Scanner(roots=tuple(s.root for s in opened), key=KEY, masks=None, rules=FilmRules())
+    found = list(walk(opened, exclude))
     return {scanned.found.path: scanned for scanned in scanner(found, lambda _item: None)}
 
 
@@ -49,9 +51,9 @@ def test_what_is_no_film_says_why(tmp_path: Path):
     (tmp_path / "noise.dcm").write_bytes(bytes(range(256)) * 4)
     (tmp_path / "scan.tif").write_bytes(b"II*\0" + b"\0" * 200)
     (tmp_path / "all.zip").write_bytes(b"PK\x03\x04" + b"\0" * 200)
+    (tmp_path / "zip").write_bytes(b"PK\x03\x04" + b"\0" * 200)
     damage = b"\x02\0\0\0UL\x04\0\xff\xff\xff\x7f\x08\0\x05"
     (tmp_path / "damaged.dcm").write_bytes(b"\0" * 128 + b"DICM" + damage)
-    write_dicom(tmp_path / "ct.dcm", twelve_bit(0), Modality="CT")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "nothing").symlink_to(tmp_path / "gone")
     (tmp_path / "folder").mkdir()
@@ -64,9 +66,9 @@ def test_what_is_no_film_says_why(tmp_path: Path):
         "empty.dcm": "empty file",
         "noise.dcm": "not a DICOM",
         "scan.tif": "TIFF",
-        "all.zip": "zip",
+        "all.zip": "archive that cannot be read: File is not a zip",
+        "zip": "zip file that is not named .zip",
         "damaged.dcm": "DICOM",
-        "ct.dcm": "modality CT",
         "pipe": "not a regular file",
         "nothing": "not a regular file",
         "loop": "link to a folder",
@@ -75,6 +77,14 @@ def test_what_is_no_film_says_why(tmp_path: Path):
     assert set(words) == set(scanned)
     for path, word in words.items():
         assert word in scanned[path].reason, (path, scanned[path].reason)
+
+
+def test_what_a_rule_leaves_out_is_excluded_with_its_reason(tmp_path: Path):
+    write_dicom(tmp_path / "ct.dcm", twelve_bit(0), Modality="CT")
+    write_dicom(tmp_path / "hip.dcm", twelve_bit(0), BodyPartExamined="HIP")
+    scanned = scan(tmp_path)
+    assert {s.state for s in scanned.values()} == {"excluded"}
+    assert "modality CT" in scanned["ct.dcm"].reason and "body part HIP" in scanned["hip.dcm"].reason
 
 
 def test_tables_and_hidden_files_are_ignored_not_quarantined(tmp_path: Path):
@@ -111,4 +121,4 @@ def test_a_source_may_be_a_file_and_names_need_not_be_utf_8(tmp_path: Path):
 
 def test_a_missing_source_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="no such source"):
-        list(walk([tmp_path / "none"], ()))
+        source_of(tmp_path / "none", tmp_path)

@@ -1,0 +1,208 @@
+"""Tables that public data sets come with, told by their columns and turned into rows of our own form.
+
+A row of our own names its film in `file`, or, with a slash at its end, a folder: what it says then holds
+for all films in it.
+"""
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+Row = Mapping[str, object]
+OwnRow = dict[str, object]
+
+_CHEXPERT_LABELS = (
+    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
+    *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"),
+    *("Fracture", "Support Devices"),
+)
+_NIH_LABELS = (
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
+    *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"),
+)
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+_MAX_XML_BYTES = 2**20
+_SPLITS = ("train", "val", "test")
+
+
+def own_rows(row: Row) -> list[OwnRow]:
+    """Rows of our own form for a row of a table; [] for one that says nothing about any film.
+
+    - ours: it has `file`
+    - CheXpert: `Path`, `Frontal/Lateral`, `AP/PA`, `Sex`, `Age`, its 14 labels
+    - MIMIC-CXR-JPG: films by `dicom_id`, `subject_id`, `study_id`, `ViewPosition`; studies by `subject_id`,
+      `study_id` and the 14 labels, or by `study` with `findings` and `impression`
+    - NIH ChestX-ray14: `Image Index`, `Finding Labels`, `Patient ID`, ...
+    - R2Gen's annotation.json, and lists like it: `image_path` (one or more) and `report`
+    """
+    if "file" in row:
+        return [dict(row)]
+    if "Path" in row and "Frontal/Lateral" in row:
+        return [_chexpert(row)]
+    if "Image Index" in row and "Finding Labels" in row:
+        return [_nih(row)]
+    if "dicom_id" in row and "subject_id" in row:
+        return _mimic_films(row)
+    if "subject_id" in row and "study_id" in row and "image_path" not in row:
+        return [_mimic_study(row)]
+    if "study" in row and ("findings" in row or "impression" in row) and "image_path" not in row:
+        return [{"file": _study_folder(row["study"]), **_report(_sections(row))}]
+    if "image_path" in row:
+        return _with_images(row)
+    return []
+
+
+def annotation_rows(content: object) -> list[Row]:
+    """The rows in the parsed content of a JSON file: a list, or R2Gen's lists by split.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(content, dict) and content and set(content) <= set(_SPLITS):
+        content = [row for split in _SPLITS for row in content.get(split, [])]
+    if not isinstance(content, list):
+        raise ValueError("wanted a list of objects, or an object of train, val and test")
+    for row in content:
+        if not isinstance(row, dict):
+            raise ValueError(f"wanted an object per row, got {type(row).__name__}")
+    return content
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def _labels(row: Row, names: tuple[str, ...]) -> OwnRow:
+    return {f"label:{name}": _text(row, name) for name in names if _text(row, name)}
+
+
+def _report(text: str) -> OwnRow:
+    if not text:
+        return {}
+    return {"report_zh" if _HAN.search(text) else "report_en": text}
+
+
+def _sections(row: Row) -> str:
+    parts = [_text(row, name) for name in ("findings", "impression")]
+    return "\n".join(part for part in parts if part)
+
+
+def _chexpert(row: Row) -> OwnRow:
+    # CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg; the table lies in the first folder.
+    path = PurePosixPath(_text(row, "Path"))
+    parts = path.parts[1:] if path.parts and path.parts[0].lower().startswith("chexpert") else path.parts
+    patient = next((part for part in parts if part.startswith("patient")), "")
+    study = next((part for part in parts if part.startswith("study")), "")
+    view = "LATERAL" if _text(row, "Frontal/Lateral").lower() == "lateral" else _text(row, "AP/PA")
+    return {
+        "file": "/".join(parts),
+        "patient": patient,
+        "study": f"{patient}/{study}" if patient and study else "",
+        "view": view,
+        "sex": _text(row, "Sex"),
+        "age": _text(row, "Age"),
+        **_labels(row, _CHEXPERT_LABELS),
+    }
+
+
+def _nih(row: Row) -> OwnRow:
+    present = {name.strip() for name in _text(row, "Finding Labels").split("|")}
+    # Every film was searched for all fourteen, so what is not named is absent.
+    labels = {f"label:{name}": str(int(name in present)) for name in _NIH_LABELS}
+    return {
+        "file": _text(row, "Image Index"),
+        "patient": _text(row, "Patient ID"),
+        "view": _text(row, "View Position"),
+        "sex": _text(row, "Patient Gender") or _text(row, "Patient Sex"),
+        "age": _text(row, "Patient Age"),
+        "label:No Finding": str(int("No Finding" in present)),
+        **labels,
+    }
+
+
+def _study_folder(study: object) -> str:
+    name = str(study).strip()
+    return f"{name}/" if name.startswith("s") else f"s{name}/"
+
+
+def _mimic_films(row: Row) -> list[OwnRow]:
+    known = {
+        "patient": _text(row, "subject_id"),
+        "study": _text(row, "study_id"),
+        "view": _text(row, "ViewPosition"),
+    }
+    # The JPEG and the DICOM edition share their tables.
+    return [{"file": f"{_text(row, 'dicom_id')}{suffix}", **known} for suffix in (".jpg", ".dcm")]
+
+
+def _mimic_study(row: Row) -> OwnRow:
+    return {
+        "file": _study_folder(row["study_id"]),
+        "patient": _text(row, "subject_id"),
+        "study": _text(row, "study_id"),
+        **_labels(row, _CHEXPERT_LABELS),
+    }
+
+
+def _with_images(row: Row) -> list[OwnRow]:
+    images = row["image_path"]
+    files = [images] if isinstance(images, str) else images if isinstance(images, list) else []
+    study = _text(row, "study_id") or _text(row, "id")
+    # Without a patient, the films of one study are of one: they must not fall into different splits.
+    patient = _text(row, "subject_id") or _text(row, "patient") or study
+    known = {"patient": patient, "study": study, **_report(_text(row, "report"))}
+    return [{"file": str(file), **known} for file in files]
+
+
+def openi_rows(path: Path) -> Iterator[OwnRow]:
+    """Rows for the films of Open-i's reports: an XML file, or a tar or zip of them.
+
+    Raises:
+        ValueError: not XML of that form, or larger than a report can be.
+    """
+    for name, content in _xml_files(path):
+        # Entities are all that makes small XML large; no report has a document type.
+        if len(content) > _MAX_XML_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+            raise ValueError(f"{name} is no Open-i report")
+        try:
+            root = ElementTree.fromstring(content)
+        except ElementTree.ParseError as error:
+            raise ValueError(f"{name}: {error}") from error
+        yield from _openi(root)
+
+
+def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    kind = path.name.lower()
+    if kind.endswith(".xml"):
+        yield path.name, path.read_bytes()
+    elif kind.endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith(".xml"):
+                    with archive.open(info) as file:
+                        yield info.filename, file.read(_MAX_XML_BYTES + 1)
+    else:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                if member.isreg() and member.name.endswith(".xml"):
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield member.name, file.read(_MAX_XML_BYTES + 1)
+
+
+def _openi(root: ElementTree.Element) -> Iterator[OwnRow]:
+    identifier = root.find("uId")
+    study = identifier.get("id", "") if identifier is not None else ""
+    said = {
+        (part.get("Label") or "").upper(): (part.text or "").strip() for part in root.iter("AbstractText")
+    }
+    report = "\n".join(said[name] for name in ("FINDINGS", "IMPRESSION") if said.get(name))
+    headings = [(major.text or "").strip() for major in root.iter("major")]
+    labels = {f"label:{heading.split('/')[0].strip()}": "1" for heading in headings if heading}
+    for image in root.iter("parentImage"):
+        if name := image.get("id"):
+            yield {"file": f"{name}.png", "patient": study, "study": study, **labels, **_report(report)}

@@ -1,0 +1,146 @@
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import cv2
+import pyarrow.parquet as pq
+import pytest
+
+from shards_tool.build import build
+from shards_tool.metadata import MetaRow, read_table
+from shards_tool.schema import SAMPLES
+from tests.shards_tool.archive import SMALL, picture
+
+
+def write_csv(path: Path, *rows: dict[str, str]) -> Path:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_chexpert(tmp_path: Path):
+    row = {
+        "Path": "CheXpert-v1.0-small/train/patient00001/study2/view1_frontal.jpg",
+        **{"Sex": "Female", "Age": "68", "Frontal/Lateral": "Frontal", "AP/PA": "AP"},
+        **{"No Finding": "", "Edema": "1.0", "Pneumonia": "-1.0", "Fracture": "0.0"},
+    }
+    lateral = row | {
+        "Frontal/Lateral": "Lateral",
+        "AP/PA": "",
+        "Path": "CheXpert-v1.0/valid/patient2/study1/v.jpg",
+    }
+    table = write_csv(tmp_path / "train.csv", row, lateral)
+    (file, said), (other, beside) = read_table(table)
+    assert file == "train/patient00001/study2/view1_frontal.jpg" and other == "valid/patient2/study1/v.jpg"
+    assert said == MetaRow(
+        patient="patient00001",
+        study="patient00001/study2",
+        view="AP",
+        sex="F",
+        age=68,
+        labels={"Edema": 1, "Pneumonia": -1, "Fracture": 0},
+    )
+    assert beside.view == "LATERAL"
+
+
+def test_nih(tmp_path: Path):
+    row = {
+        **{"Image Index": "00000013_005.png", "Finding Labels": "Mass|Nodule", "Follow-up #": "5"},
+        **{"Patient ID": "13", "Patient Age": "060Y", "Patient Gender": "M", "View Position": "PA"},
+    }
+    healthy = row | {"Image Index": "00000014_000.png", "Finding Labels": "No Finding"}
+    (file, said), (_, other) = read_table(write_csv(tmp_path / "Data_Entry_2017.csv", row, healthy))
+    assert (file, said.patient, said.view, said.sex, said.age) == ("00000013_005.png", "13", "PA", "M", 60)
+    assert len(said.labels) == 15 and {name for name, value in said.labels.items() if value} == {
+        "Mass",
+        "Nodule",
+    }
+    assert {name for name, value in other.labels.items() if value} == {"No Finding"}
+
+
+def test_mimic_films_studies_and_reports_come_together(tmp_path: Path, key_file: Path):
+    folder = tmp_path / "files" / "p10" / "p10000032"
+    for study, film in (("s501", "aaa"), ("s501", "bbb"), ("s777", "ccc")):
+        (folder / study).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / study / f"{film}.jpg"), picture(ord(film[0])))
+    films = [
+        {"dicom_id": film, "subject_id": "10000032", "study_id": study[1:], "ViewPosition": view}
+        for study, film, view in (("s501", "aaa", "PA"), ("s501", "bbb", "LATERAL"), ("s777", "ccc", "AP"))
+    ]
+    meta = [
+        write_csv(tmp_path / "metadata.csv.gz", *films),
+        write_csv(
+            tmp_path / "chexpert.csv.gz",
+            {"subject_id": "10000032", "study_id": "501", "Edema": "1.0", "Pneumonia": ""},
+            {"subject_id": "10000032", "study_id": "777", "Edema": "", "Pneumonia": "-1.0"},
+        ),
+        write_csv(
+            tmp_path / "sectioned.csv", {"study": "s501", "findings": "Edema.", "impression": "As said."}
+        ),
+    ]
+    summary = build([tmp_path / "files"], tmp_path / "data", SMALL, meta=meta, key_file=key_file, workers=0)
+    assert (summary.samples, summary.excluded) == (2, 1)  # the lateral one
+    rows = {row["view"]: row for row in pq.read_table(tmp_path / "data" / SAMPLES).to_pylist()}
+    assert dict(rows["PA"]["labels"]) == {"Edema": 1} and dict(rows["AP"]["labels"]) == {"Pneumonia": -1}
+    assert dict(rows["PA"]["reports"]) == {"en": "Edema.\nAs said."} and not rows["AP"]["reports"]
+    assert rows["PA"]["patient"] == rows["AP"]["patient"] and rows["PA"]["study"] != rows["AP"]["study"]
+
+
+def test_r2gen_annotations_keep_the_films_of_a_study_together(tmp_path: Path):
+    both = {
+        "id": "CXR1",
+        "report": "Clear lungs .",
+        "image_path": ["CXR1/0.png", "CXR1/1.png"],
+        "split": "train",
+    }
+    mimic = {"id": "x", "study_id": 5, "subject_id": 7, "report": "双肺清晰。", "image_path": ["p7/s5/x.jpg"]}
+    path = tmp_path / "annotation.json"
+    path.write_text(json.dumps({"train": [both], "val": [], "test": [mimic]}), encoding="utf-8")
+    rows = list(read_table(path))
+    known = MetaRow(patient="CXR1", study="CXR1", reports={"en": "Clear lungs ."})
+    assert rows[:2] == [("CXR1/0.png", known), ("CXR1/1.png", known)]
+    assert rows[2] == ("p7/s5/x.jpg", MetaRow(patient="7", study="5", reports={"zh": "双肺清晰。"}))
+
+
+REPORT = """<?xml version="1.0" encoding="utf-8"?>{}
+<eCitation><uId id="CXR7"/><Abstract>
+<AbstractText Label="INDICATION">Cough</AbstractText>
+<AbstractText Label="FINDINGS">Clear.</AbstractText><AbstractText Label="IMPRESSION">Normal.</AbstractText>
+</Abstract><MeSH><major>Cardiomegaly/mild</major></MeSH>
+<parentImage id="CXR7_1"/><parentImage id="CXR7_2"/></eCitation>"""
+
+
+def test_open_i(tmp_path: Path):
+    path = tmp_path / "7.xml"
+    path.write_text(REPORT.format(""), encoding="utf-8")
+    known = MetaRow(
+        patient="CXR7", study="CXR7", labels={"Cardiomegaly": 1}, reports={"en": "Clear.\nNormal."}
+    )
+    assert list(read_table(path)) == [("CXR7_1.png", known), ("CXR7_2.png", known)]
+
+
+@pytest.mark.parametrize(
+    "content", [REPORT.format('<!DOCTYPE x [<!ENTITY a "b">]>'), "<eCitation>", "x" * 2**21]
+)
+def test_xml_that_is_no_report_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "x.xml").write_text(content)
+    with pytest.raises(ValueError, match=r"x\.xml"):
+        list(read_table(tmp_path / "x.xml"))
+
+
+@pytest.mark.realdata
+def test_the_real_reports_are_read(cxr: Path):
+    rows = dict(read_table(cxr / "iu_reports_xml.tgz"))
+    assert len({row.study for row in rows.values()}) > 2000
+    first = rows["CXR1_1_IM-0001-3001.png"]
+    assert first.patient == "CXR1" and first.labels == {"normal": 1}
+    assert first.reports["en"].startswith("The cardiac silhouette") and "Normal chest" in first.reports["en"]
+    listed = dict(read_table(cxr / "reports.json"))
+    assert len(listed) > 30 and {language for row in listed.values() for language in row.reports} == {
+        "en",
+        "zh",
+    }
