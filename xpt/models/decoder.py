@@ -17,12 +17,8 @@ from xpt.models.encoder import initialize, run_block
 from xpt.models.positions import sincos_2d
 
 
-class SelfDecoder(nn.Module):
-    """MAE's decoder (arXiv 2111.06377): visible tokens and mask tokens attend to each other.
-
-    The mask tokens fill a [B, L] canvas that the visible ones are written into, so no permutation is
-    undone anywhere; only the predicted tokens pass through the head.
-    """
+class Decoder(nn.Module):
+    """What both decoders have: embedding, mask token, positions, blocks, and a head on predicted tokens."""
 
     positions_LD: Tensor
 
@@ -44,14 +40,29 @@ class SelfDecoder(nn.Module):
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("positions_LD", sincos_2d(grid, width), persistent=False)
-        self.blocks = nn.ModuleList()
-        for _ in range(depth):
-            block = Block(width, heads, mlp_ratio, qkv_bias=True)
-            block.attn = SelfAttention(width, heads, attention)
-            self.blocks.append(block)
+        self.blocks = nn.ModuleList(self.make_block(width, heads, mlp_ratio, attention) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, patch_values)
         initialize(self)
+
+    def make_block(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> nn.Module:
+        raise NotImplementedError
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        return run_block(block, *inputs, recompute=self.activation_checkpointing and self.training)
+
+
+class SelfDecoder(Decoder):
+    """MAE's decoder (arXiv 2111.06377): visible tokens and mask tokens attend to each other.
+
+    The mask tokens fill a [B, L] canvas that the visible ones are written into, so no permutation is
+    undone anywhere; only the predicted tokens pass through the head.
+    """
+
+    def make_block(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> nn.Module:
+        block = Block(width, heads, mlp_ratio, qkv_bias=True)
+        block.attn = SelfAttention(width, heads, attention)
+        return block
 
     def forward(
         self,
@@ -67,7 +78,7 @@ class SelfDecoder(nn.Module):
         canvas_BLD = canvas_BLD.scatter(1, visible_BK[..., None].expand(-1, -1, width), seen_BKD)
         x = torch.cat([x[:, :1], canvas_BLD], dim=1)
         for block in self.blocks:
-            x = run_block(block, x, recompute=self.activation_checkpointing and self.training)
+            x = self.run(block, x)
         predicted = (predicted_BM + 1)[..., None].expand(-1, -1, width)
         return self.head(self.norm(x.gather(1, predicted)))
 
@@ -88,36 +99,14 @@ class CrossBlock(nn.Module):
         return x_BMD + self.mlp(self.norm2(x_BMD))
 
 
-class CrossDecoder(nn.Module):
+class CrossDecoder(Decoder):
     """CrossMAE's decoder (arXiv 2401.14391): one query per predicted patch, keys from the encoder only.
 
     Its cost grows with M x (K + 1), not with L squared.
     """
 
-    positions_LD: Tensor
-
-    def __init__(
-        self,
-        *,
-        grid: int,
-        encoder_width: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        patch_values: int,
-        attention: Backend,
-        activation_checkpointing: bool,
-    ) -> None:
-        super().__init__()
-        self.activation_checkpointing = activation_checkpointing
-        self.embed = nn.Linear(encoder_width, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("positions_LD", sincos_2d(grid, width), persistent=False)
-        self.blocks = nn.ModuleList(CrossBlock(width, heads, mlp_ratio, attention) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, patch_values)
-        initialize(self)
+    def make_block(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> nn.Module:
+        return CrossBlock(width, heads, mlp_ratio, attention)
 
     def forward(
         self,
@@ -131,5 +120,5 @@ class CrossDecoder(nn.Module):
         memory = torch.cat([cls_B1D, seen_BKD], dim=1)
         x_BMD = self.mask_token + positions_LD[predicted_BM]
         for block in self.blocks:
-            x_BMD = run_block(block, x_BMD, memory, recompute=self.activation_checkpointing and self.training)
+            x_BMD = self.run(block, x_BMD, memory)
         return self.head(self.norm(x_BMD))
