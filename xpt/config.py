@@ -284,7 +284,7 @@ class Config:
 
 
 def demo() -> Config:
-    """A small model at 256 pixels that learns from about 150 films in minutes on two CPU cores.
+    """A small model at 224 pixels that learns from about 150 films in minutes on two CPU cores.
 
     Small batches: on so little data the number of steps counts, not that of images. Targets are plain
     grey values, so that the pictures show what the model knows and nothing that was lent to it.
@@ -294,7 +294,7 @@ def demo() -> Config:
         data=DataConfig(crop_scale=(0.8, 1.0), threads=1, readers=1),
         mask=MaskConfig(ratio=0.75),
         model=ModelConfig(
-            side=256,
+            side=224,
             width=128,
             depth=4,
             heads=2,
@@ -304,14 +304,14 @@ def demo() -> Config:
             norm_targets=False,
         ),
         train=TrainConfig(
-            images=16_000,
+            images=14_400,
             batch=8,
             base_lr=0.064,
             warmup_images=800,
             log_images=400,
-            eval_images=4_000,
+            eval_images=3_600,
             eval_films=16,
-            checkpoint_images=4_000,
+            checkpoint_images=3_600,
         ),
     )
 
