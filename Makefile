@@ -30,6 +30,8 @@ DEMO_PATIENTS ?= 80
 demo: install  ## From nothing to a pretrained encoder and its pictures, in under 8 minutes
 	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
 	xpt-shards phantom $(DEMO)/archive --patients $(DEMO_PATIENTS) --seed 1
+	@# The patients are synthetic: their pseudonyms need no secret, and everyone gets the same splits.
+	@test -e $(DEMO)/shards.key || echo 0123456789abcdef0123456789abcdef > $(DEMO)/shards.key
 	@echo; echo "2. The archive becomes shards: read, windowed, letterboxed, de-identified, split by patient." \
 		"(640 pixels instead of 1280, for two CPU cores.)"
 	xpt-shards build $(DEMO)/archive --meta $(DEMO)/archive/metadata.csv --contour masks:$(DEMO)/archive/masks \
