@@ -214,7 +214,9 @@ def _decode(dataset: Dataset, *, frame: int) -> np.ndarray:
     plugin = "pylibjpeg" if syntax in JPEG2000TransferSyntaxes else ""
     try:
         # What lies above BitsStored is judged by `mend_values`, where pydicom would clear it.
-        return pixel_array(dataset, index=frame, decoding_plugin=plugin, correct_unused_bits=False)
+        return pixel_array(
+            dataset, index=frame, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
+        )
     except (RuntimeError, NotImplementedError) as error:
         words = str(error)
         if "missing dependencies" in words or "missing required dependencies" in words:

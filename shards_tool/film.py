@@ -47,6 +47,9 @@ class Film:
 
 def check_content(pixels_HW: Grey) -> None:
     """Raises ValueError for a picture of one grey level."""
+    few = pixels_HW[::64, ::64]
+    if few.min() < few.max():  # nearly every film, without looking at every pixel
+        return
     low = int(pixels_HW.min())
     if low == int(pixels_HW.max()):
         raise ValueError(f"no content: every pixel has the value {low}")

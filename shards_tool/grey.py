@@ -133,37 +133,42 @@ def percentile_window(values: Values, counts: Counts) -> tuple[float, float]:
 
 def apply_rule(pixels: np.ndarray, rule: GreyRule) -> tuple[npt.NDArray[np.uint16], str]:
     """Grey of an image of stored values, 0 to 65535, and the window used."""
+    index_HW, first, step = _indexed(pixels)
+    counts = _histogram(index_HW)
+    present = np.flatnonzero(counts)
+    occurring = slice(int(present[0]), int(present[-1]) + 1)
+    stored = first + step * np.arange(occurring.start, occurring.stop, dtype=np.float64)
+    if not counts[occurring][_outside_padding(stored, rule)].any():
+        raise ValueError("no content: every pixel is padding")
+    table, window = grey_table(stored, counts[occurring], rule)
+    table_of_all = np.zeros(2**16, np.uint16)
+    table_of_all[occurring] = np.rint(np.clip(table, 0.0, 1.0) * 65535)
+    return cv2.LUT(index_HW, table_of_all).astype(np.uint16, copy=False), window
+
+
+def _indexed(pixels: np.ndarray) -> tuple[npt.NDArray[np.uint16], float, float]:
+    """Each pixel's place among at most 65,536 evenly spaced values, the first of these, and their distance."""
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize == 2:
+        native = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("="), copy=False)
+        if pixels.dtype.kind == "u":
+            return native, 0.0, 1.0
+        return native.view(np.uint16) ^ np.uint16(2**15), -(2.0**15), 1.0
     low, high = pixels.min(), pixels.max()
     if not np.isfinite([low, high]).all():
         raise ValueError("pixels that are no numbers")
-    if np.issubdtype(pixels.dtype, np.integer) and int(high) - int(low) < 2**16:
-        index = _above(pixels, int(low))
-        stored = np.arange(int(low), int(high) + 1, dtype=np.float64)
-    else:  # 32-bit and float pixel data: as many levels as the result has
-        step = (float(high) - float(low)) / (2**16 - 1) or 1.0
-        index = np.rint((pixels.astype(np.float64) - float(low)) / step).astype(np.uint16)
-        stored = float(low) + step * np.arange(2**16, dtype=np.float64)
-    counts = _histogram(index, len(stored))
-    if not counts[_outside_padding(stored, rule)].any():
-        raise ValueError("no content: every pixel is padding")
-    table, window = grey_table(stored, counts, rule)
-    table_of_all = np.zeros(2**16, np.uint16)
-    table_of_all[: len(table)] = np.rint(np.clip(table, 0.0, 1.0) * 65535)
-    return cv2.LUT(index, table_of_all).astype(np.uint16, copy=False), window
+    if pixels.dtype.kind in "iu" and int(high) - int(low) < 2**16:
+        return (pixels.astype(np.int64) - int(low)).astype(np.uint16), float(low), 1.0
+    # 32-bit and float pixel data: as many levels as the result has
+    step = (float(high) - float(low)) / (2**16 - 1) or 1.0
+    index_HW = np.rint((pixels.astype(np.float64) - float(low)) / step).astype(np.uint16)
+    return index_HW, float(low), step
 
 
-def _above(pixels: np.ndarray, low: int) -> npt.NDArray[np.uint16]:
-    """How far each pixel is above the lowest value, which is less than 65,536."""
-    if pixels.dtype.itemsize == 2:  # differences of 16-bit integers are right modulo 65,536
-        pixels = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("="), copy=False)
-        return pixels.view(np.uint16) - np.uint16(low % 2**16) if low else pixels.view(np.uint16)
-    return (pixels.astype(np.int64) - low).astype(np.uint16)
-
-
-def _histogram(index: npt.NDArray[np.uint16], count: int) -> Counts:
-    if index.size > _MAX_FLOAT32_COUNT:
-        return np.bincount(index.ravel(), minlength=count)
-    counts = cv2.calcHist([index], [0], None, [count], [0, count])  # a sixth of bincount's time
+def _histogram(index_HW: npt.NDArray[np.uint16]) -> Counts:
+    """Pixels with each of the 65,536 values."""
+    if index_HW.size > _MAX_FLOAT32_COUNT:
+        return np.bincount(index_HW.ravel(), minlength=2**16)
+    counts = cv2.calcHist([index_HW], [0], None, [2**16], [0, 2**16])  # a sixth of bincount's time
     return counts.ravel().astype(np.int64)
 
 

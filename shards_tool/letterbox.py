@@ -10,6 +10,11 @@ from shards_tool.film import Grey
 from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, CONTOUR_OUTSIDE, CONTOUR_SCALE
 
 
+_TWO_SAMPLES = 1.75, 2.3
+"""Factors of shrinking at which the mean of two linear samples is the mean over the area: at 2 it is the
+same, at the ends contrasts of any frequency differ by at most 4% of a wave's height."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Box:
     """Content inside the canvas, in pixels; bottom and right are exclusive."""
@@ -45,14 +50,24 @@ def letterbox(pixels_HW: Grey, side: int) -> tuple[Grey, Box]:
     """Resize to the square: by area when shrinking (no aliasing), bicubic when growing. Keeps the dtype."""
     height, width = pixels_HW.shape
     box = content_box(height, width, side)
-    method = cv2.INTER_AREA if box.height < height or box.width < width else cv2.INTER_CUBIC
     canvas = np.zeros((side, side), dtype=pixels_HW.dtype)
-    canvas[box.top : box.bottom, box.left : box.right] = (
-        cv2.resize(pixels_HW, (box.width, box.height), interpolation=method)
-        if (box.height, box.width) != (height, width)
-        else pixels_HW
-    )
+    canvas[box.top : box.bottom, box.left : box.right] = _resize(pixels_HW, box.height, box.width)
     return canvas, box
+
+
+def _resize(pixels_HW: Grey, height: int, width: int) -> Grey:
+    size = width, height
+    if pixels_HW.shape == (height, width):
+        return pixels_HW
+    factor = max(pixels_HW.shape) / max(size)
+    if factor <= 1:
+        return cv2.resize(pixels_HW, size, interpolation=cv2.INTER_CUBIC)
+    if not _TWO_SAMPLES[0] <= factor <= _TWO_SAMPLES[1]:
+        return cv2.resize(pixels_HW, size, interpolation=cv2.INTER_AREA)
+    # The mean over an area, from two linear samples along each of its sides: OpenCV has vector code for
+    # both steps, and none for areas that are no whole number of pixels.
+    samples = cv2.resize(pixels_HW, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
 
 
 def letterbox_contour(mask_HW: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

@@ -38,10 +38,10 @@ def read_picture(content: bytes) -> Film:
             pixels_HW = _read_wide_colour_png(content)
         else:
             if image.mode == "RGB" and image.format in ("JPEG", "MPO"):
-                image.draft(
-                    "L", image.size
-                )  # the luma channel as stored, instead of back and forth through RGB
-            pixels_HW = _grey_of(ImageOps.exif_transpose(image))
+                # The luma channel as stored, instead of back and forth through RGB.
+                image.draft("L", image.size)
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels_HW = _grey_of(image)
     photometric = "RGB" if is_colour else "MONOCHROME2"
     bits_stored = 8 * pixels_HW.dtype.itemsize
     window = "full"
@@ -60,7 +60,7 @@ def _grey_of(image: Image.Image) -> Grey:
         return ((grey_HW * alpha_HW + 127) // 255).astype(np.uint8)
     if image.mode == "CMYK":
         image = image.convert("RGB")
-    return np.array(image.convert("L"))
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
 
 
 def _is_wide_colour_png(content: bytes) -> bool:

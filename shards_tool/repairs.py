@@ -224,14 +224,14 @@ def mend_values(pixels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int, 
     if shift > 0 and not (pixels & (2**shift - 1)).any():
         pixels = pixels >> shift
         needed.append("high_bit_shift")
-    low, high = int(pixels.min()), int(pixels.max())
+    high = int(pixels.max())
     if pixels.dtype.kind == "u":
         if high < 2**bits:
             return pixels, bits, needed
         if _has_overlay_bits(dataset):
             return pixels & np.asarray(2**bits - 1, dtype=pixels.dtype), bits, needed
         return pixels, high.bit_length(), [*needed, "values_above_bits_stored"]
-    half = 2 ** (bits - 1)
+    low, half = int(pixels.min()), 2 ** (bits - 1)
     if -half <= low and high < half:
         return pixels, bits, needed
     if low >= 0 and high < 2 * half:

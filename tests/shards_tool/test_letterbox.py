@@ -39,6 +39,29 @@ def test_shrinking_does_not_alias():
     assert np.ptp(canvas.astype(int)) <= 1 and abs(int(canvas[0, 0]) - 127) <= 1
 
 
+@pytest.mark.parametrize("factor", [1.8, 1.953, 2.0, 2.1, 2.3])
+@pytest.mark.parametrize("cycles", [0.1, 0.25, 0.4, 0.6, 0.8])
+def test_two_linear_samples_keep_and_suppress_what_the_area_does(factor: float, cycles: float):
+    """Cycles are per small pixel: up to 0.5 it can hold a wave, what is left of faster ones is aliasing."""
+    side = round(320 * factor)
+    wave = 1e4 * np.sin(2 * np.pi * cycles * np.arange(side) / factor + 0.3)
+    film = np.rint(np.tile(2e4 + wave, (side, 1))).astype(np.uint16)
+    area = cv2.resize(film, (320, 320), interpolation=cv2.INTER_AREA)
+    kept, of_area = (picture[160].std() / wave.std() for picture in (letterbox(film, 320)[0], area))
+    assert abs(kept - of_area) < 0.035
+
+
+def test_a_real_shape_of_film_shrinks_as_by_area():
+    rng = np.random.default_rng(0)
+    film = cv2.GaussianBlur(rng.integers(0, 60000, (1001, 820)).astype(np.uint16), (0, 0), 1.0)
+    canvas, box = letterbox(film, 512)
+    area = cv2.resize(film, (box.width, box.height), interpolation=cv2.INTER_AREA)
+    ours = canvas[box.top : box.bottom, box.left : box.right]
+    difference = ours.astype(float) - area
+    assert abs(difference.mean()) < 1
+    assert difference.std() < 0.05 * area.std()
+
+
 @pytest.mark.parametrize(("height", "width"), [(700, 500), (500, 700), (90, 130)])
 def test_the_contour_lies_over_what_it_outlines(height: int, width: int):
     mask = np.zeros((height, width), dtype=np.uint8)
