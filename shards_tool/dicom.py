@@ -27,6 +27,7 @@ from shards_tool.dicom_grey import grey_rule
 from shards_tool.film import ExcludedError, Film, FilmRules, Grey
 from shards_tool.grey import apply_rule
 from shards_tool.headers import check_deflated, check_size, codestream_size
+from shards_tool.identities import IDENTITY_TAGS
 from shards_tool.repairs import mend, mend_values, whole
 from shards_tool.views import is_other_body_part, view_of
 
@@ -34,6 +35,7 @@ _HEADER_TAGS = (
     *("TransferSyntaxUID", "SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames"),
     *("PatientID", "PatientSex", "PatientAge", "StudyInstanceUID"),
     *("BodyPartExamined", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "ProtocolName"),
+    *IDENTITY_TAGS,
 )
 """All that is ever read of a header before the pixels are."""
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
@@ -62,6 +64,8 @@ class Header:
     """As in `SampleRecord.view`."""
     sex: str
     age: str
+    identities: tuple[str, ...]
+    """Names and numbers of people, to be sought in the reports; they go no further than that."""
 
 
 def read_header(file: BinaryIO, rules: FilmRules, *, has_preamble: bool) -> Header:
@@ -86,6 +90,7 @@ def read_header(file: BinaryIO, rules: FilmRules, *, has_preamble: bool) -> Head
             view=_view(dataset),
             sex=plain_text(dataset.get("PatientSex")),
             age=plain_text(dataset.get("PatientAge")),
+            identities=tuple(filter(None, (plain_text(dataset.get(name)) for name in IDENTITY_TAGS))),
         )
 
 

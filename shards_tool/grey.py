@@ -147,7 +147,7 @@ def apply_rule(pixels: np.ndarray, rule: GreyRule) -> tuple[npt.NDArray[np.uint1
 
 
 def _indexed(pixels: np.ndarray) -> tuple[npt.NDArray[np.uint16], float, float]:
-    """Each pixel's place among at most 65,536 evenly spaced values, the first of these, and their distance."""
+    """Each pixel's place among 65,536 evenly spaced values, the first of these, and their distance."""
     if pixels.dtype.kind in "iu" and pixels.dtype.itemsize == 2:
         native = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("="), copy=False)
         if pixels.dtype.kind == "u":

@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS input (
     source INT, path BLOB, name TEXT, size INT, mtime_ns INT, seen INT,
     state TEXT, reason TEXT, transfer_syntax TEXT, digest TEXT, mask_sha256 TEXT,
-    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT,
+    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, identities TEXT,
     PRIMARY KEY (source, path)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS input_name ON input (name);
 CREATE TABLE IF NOT EXISTS meta (absolute TEXT PRIMARY KEY, file TEXT, name TEXT, row TEXT, used INT);
@@ -124,11 +124,11 @@ class Ledger:
                     scanned.patient,
                     scanned.study,
                 ),
-                *(scanned.view, scanned.sex, scanned.age),
+                *(scanned.view, scanned.sex, scanned.age, " ".join(sorted(scanned.identities))),
             )
             for scanned in batch
         ]
-        self._db.executemany(f"INSERT OR REPLACE INTO input VALUES ({', '.join('?' * 16)})", rows)
+        self._db.executemany(f"INSERT OR REPLACE INTO input VALUES ({', '.join('?' * 17)})", rows)
         self.commit()
 
     def forget_unseen(self) -> None:
@@ -143,10 +143,11 @@ class Ledger:
         """All films in the order of (source, path)."""
         query = """
             SELECT source, path, size, mtime_ns, transfer_syntax, digest, mask_sha256,
-                   patient, study, view, sex, age
+                   patient, study, view, sex, age, identities
             FROM input WHERE state = 'film' ORDER BY source, path"""
         for row in self._db.execute(query):
-            source, path, size, mtime_ns, syntax, digest, mask, patient, study, view, sex, age = row
+            source, path, size, mtime_ns, syntax, digest, mask, *about, identities = row
+            patient, study, view, sex, age = about
             yield Scanned(
                 found=Found(source=source, path=os.fsdecode(path), size=size, mtime_ns=mtime_ns),
                 state="film",
@@ -158,6 +159,7 @@ class Ledger:
                 view=view,
                 sex=sex,
                 age=age,
+                identities=frozenset(identities.split()),
             )
 
     # Tables of labels and reports

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from shards_tool.archives import JOINT
+from shards_tool.identities import redact
 from shards_tool.ledger import Ledger
 from shards_tool.ledger_rows import LeftOut, Planned
 from shards_tool.metadata import MetaRow, read_table
@@ -70,6 +71,8 @@ def plan_samples(
         _load_table(ledger, path, key, is_scrubbed=settings.reports == "scrub")
     for scanned in ledger.films():
         planned = _planned(ledger, scanned, roots, key)
+        if settings.reports == "scrub" and planned.reports:
+            planned = _redacted(planned, key, scanned.identities)
         if settings.views == "frontal" and planned.view in NOT_FRONTAL:
             left_out = LeftOut(
                 source=planned.source,
@@ -114,6 +117,16 @@ def _scrubbed(row: MetaRow) -> MetaRow:
         row,
         reports={language: text for language, (text, _) in found.items()},
         scrubbed=sum(count for _, count in found.values()),
+    )
+
+
+def _redacted(planned: Planned, key: bytes, identities: frozenset[str]) -> Planned:
+    """Without the people whom the film's own header names."""
+    found = {language: redact(key, text, identities) for language, text in planned.reports.items()}
+    return dataclasses.replace(
+        planned,
+        reports={language: text for language, (text, _) in found.items()},
+        scrubbed=planned.scrubbed + sum(count for _, count in found.values()),
     )
 
 

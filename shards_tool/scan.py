@@ -11,6 +11,7 @@ from shards_tool.contour import MaskFolder
 from shards_tool.dicom import Header, plain_text, read_header
 from shards_tool.film import FilmRules
 from shards_tool.headers import SNIFF_BYTES, describe, sniff
+from shards_tool.identities import identity_hashes
 from shards_tool.metadata import clean_age, clean_sex
 from shards_tool.privacy import keyed_hash, pseudonym
 from shards_tool.sources import Found, Root
@@ -44,6 +45,8 @@ class Scanned:
     view: str = ""
     sex: str = ""
     age: int | None = None
+    identities: frozenset[str] = frozenset()
+    """Keyed hashes of the words by which the header names people."""
 
 
 def named_path(root: Root, path: str) -> PurePosixPath:
@@ -149,6 +152,7 @@ class Scanner:
             view=header.view,
             sex=clean_sex(header.sex),
             age=clean_age(header.age),
+            identities=identity_hashes(self.key, header.identities),
         )
 
 

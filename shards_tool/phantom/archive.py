@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from shards_tool.files import remove_temporary_files, write_whole
 from shards_tool.phantom.dicom import encode_dicom
 from shards_tool.phantom.findings import LABELS, NO_FINDING
 from shards_tool.phantom.render import Film, render_film
@@ -94,21 +95,6 @@ def write_archive(out: Path, *, patients: int, seed: int, side: int = 1440, work
 
 def labels_of(study: Study) -> tuple[str, ...]:
     return tuple(f.name for f in study.spec.findings) or (NO_FINDING,)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears under its name complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same name every time, so that a run overwrites what a killed one left.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_settings(out: Path, *, patients: int, seed: int, side: int) -> None:
@@ -212,8 +198,11 @@ def make_film(out: Path, study: Study) -> dict[str, Any]:
     ok, png = cv2.imencode(".png", film.label_mask())
     assert ok
     mask = f"masks/{study.file.removesuffix('.dcm')}.png"
-    write_whole(out / mask, png.tobytes())
-    write_whole(out / study.file, dicom)
+    for name, content in ((mask, png.tobytes()), (study.file, dicom)):
+        folder = (out / name).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(folder)  # a killed run may have left some
+        write_whole(out / name, content)
     return _truth(study, film) | {"mask": mask, "mask_bytes": len(png), "dicom_bytes": len(dicom)}
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from shards_tool.schema import QUARANTINE, SAMPLES
 from shards_tool.settings import BuildSettings
 
 SMALL = BuildSettings(side=64, shard_size=3, fractions=(0.6, 0.2, 0.2))
@@ -112,3 +114,11 @@ def tree(root: Path) -> dict[str, str]:
     """SHA-256 of every file under a folder."""
     files = (path for path in sorted(root.rglob("*")) if path.is_file())
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def records_of(data: Path) -> dict[str, dict]:
+    return {row["key"]: row for row in pq.read_table(data / SAMPLES).to_pylist()}
+
+
+def quarantine_of(data: Path) -> dict[str, str]:
+    return {row["path"]: row["reason"] for row in pq.read_table(data / QUARANTINE).to_pylist()}

@@ -1,10 +1,12 @@
 """Shared by the tests of the shard tool."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.shards_tool.archive import write_archive, write_key
+from shards_tool.build import build
+from tests.shards_tool.archive import SMALL, write_archive, write_key
 
 
 @pytest.fixture
@@ -17,3 +19,18 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     return write_key(tmp_path / "key")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished data set, not to be changed."""
+    root = tmp_path_factory.mktemp("whole")
+    write_archive(root / "archive")
+    build([root / "archive"], root / "data", SMALL, key_file=write_key(root / "key"), workers=0)
+    return root / "data"
+
+
+@pytest.fixture
+def data(whole: Path, tmp_path: Path) -> Path:
+    """A finished data set of a test's own."""
+    return Path(shutil.copytree(whole, tmp_path / "data"))

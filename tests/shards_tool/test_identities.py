@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards_tool.build import build
+from shards_tool.identities import identity_hashes, redact
 from shards_tool.phantom import write_archive
 from shards_tool.phantom.archive import METADATA
 from shards_tool.phantom.dicom import uid
 from shards_tool.phantom.study import Study, plan_patient
-from tests.shards_tool.archive import SMALL
+from tests.shards_tool.archive import SMALL, textured, write_dicom, write_key
 
 PATIENTS, SEED, SIDE = 3, 4, 96
 
@@ -96,3 +97,55 @@ def test_the_search_would_find_what_is_kept_on_request(
     words = words_of(tmp_path / "data")
     assert all(study.person.patient_id.encode() in words for study in studies)
     assert all(study.date.strftime("%Y-%m-%d").encode() in words for study in studies)
+
+
+KEY = b"k" * 32
+
+
+@pytest.mark.parametrize(
+    ("header", "report", "expected"),
+    [
+        (
+            "Okonkwo^Ngozi",
+            "Seen with OKONKWO at the bedside; Ngozi agrees.",
+            "Seen with [name] at the bedside; [name] agrees.",
+        ),
+        ("Smith-Jones^Ann", "Ms Jones was told. Smith-Jones, A.", "Ms [name] was told. [name], A."),
+        (
+            "White^Rose",
+            "White line at the apex, white lungs, rose.",
+            "[name] line at the apex, white lungs, rose.",
+        ),
+        (
+            "Wang^XiaoMing=王^小明",
+            "患者王小明诉胸痛，小明既往体健。王氏。",
+            "患者[name]诉胸痛，[name]既往体健。王氏。",
+        ),
+        ("MRN-00421", "Compare MRN-00421 and 00421.", "Compare [name] and [name]."),
+        ("ANONYMOUS^PATIENT", "Patient upright. Anonymous.", "Patient upright. Anonymous."),
+        ("", "No effusion.", "No effusion."),
+    ],
+)
+def test_people_of_the_header_are_found_in_the_report(header: str, report: str, expected: str):
+    text, count = redact(KEY, report, identity_hashes(KEY, [header]))
+    assert text == expected
+    assert count == expected.count("[name]")
+
+
+def test_a_name_without_any_mark_is_found_because_the_header_says_it(tmp_path: Path):
+    write_dicom(tmp_path / "archive" / "a.dcm", textured(1), PatientName="Okonkwo^Ngozi", PatientID="Q77123")
+    (tmp_path / "table.csv").write_text(
+        "file,report_en\narchive/a.dcm,Stable since last seen by Okonkwo. Effusion of Q77123 unchanged.\n"
+    )
+    key_file = write_key(tmp_path / "key")
+    build(
+        [tmp_path / "archive"],
+        tmp_path / "data",
+        SMALL,
+        meta=[tmp_path / "table.csv"],
+        key_file=key_file,
+        workers=0,
+    )
+    (row,) = pq.read_table(tmp_path / "data" / "samples.parquet").to_pylist()
+    assert dict(row["reports"])["en"] == "Stable since last seen by [name]. Effusion of [number] unchanged."
+    assert row["scrubbed"] == 2

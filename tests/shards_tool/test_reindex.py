@@ -1,25 +1,10 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
-from shards_tool.build import build
 from shards_tool.reindex import rebuild_index
 from shards_tool.schema import INDEX, SPLITS
-from tests.shards_tool.archive import SMALL, tree, write_archive, write_key
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("reindex")
-    write_archive(root / "archive")
-    build([root / "archive"], root / "data", SMALL, key_file=write_key(root / "key"), workers=0)
-    return root / "data"
-
-
-@pytest.fixture
-def data(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "data"))
+from tests.shards_tool.archive import tree
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -239,6 +239,16 @@ def test_a_member_that_is_larger_than_it_says_is_not_unpacked(films: Path, tmp_p
         content_of(tmp_path, path, "x.zip!/bomb.dcm")
 
 
+def test_an_encrypted_member_is_refused(films: Path, tmp_path: Path):
+    path = pack_zip(films, tmp_path / "x.zip")
+    content = bytearray(path.read_bytes())
+    for magic, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # general purpose flags: local header, directory
+        content[content.index(magic) + at] |= 1
+    path.write_bytes(content)
+    refused = [found.refused for found in found_in(tmp_path, path).values()]
+    assert refused.count("encrypted") == 1 and refused.count("") == len(refused) - 1
+
+
 def test_bombs_and_deep_nests_are_refused(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 100_000)
     monkeypatch.setattr(archives, "MAX_UNPACKED_RATIO", -(2**30) / 1000)

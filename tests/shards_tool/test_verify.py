@@ -1,5 +1,4 @@
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,25 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards_tool.build import build
 from shards_tool.files import write_whole
 from shards_tool.schema import INDEX, MANIFEST, SAMPLES
 from shards_tool.tables import file_sha256
 from shards_tool.verify import verify
-from tests.shards_tool.archive import SMALL, write_archive, write_key
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("verify")
-    write_archive(root / "archive")
-    build([root / "archive"], root / "data", SMALL, key_file=write_key(root / "key"), workers=0)
-    return root / "data"
-
-
-@pytest.fixture
-def data(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "data"))
 
 
 def first_tar(data: Path) -> Path:
