@@ -179,7 +179,8 @@ def fit_temperature(class_N: Int[np.ndarray, "N"], logit_NC: Float[np.ndarray, "
     """The T in [0.05, 20] for which softmax(logits / T) makes the classes most likely.
 
     A finding that is present or not is the two classes with logits (0, z). The negative log-likelihood is
-    convex in 1/T, so its slope, expected minus true logit, has one zero: found by bisection. NaN without films.
+    convex in 1/T, so its slope, expected minus true logit, has one zero: found by bisection.
+    NaN without films.
     """
     if not len(class_N):
         return np.nan
@@ -217,7 +218,7 @@ Statistic = Callable[[Float[np.ndarray, "R N"]], Float[np.ndarray, "R"]]
 def bootstrap(
     statistic: Statistic, patients: list[str], *, draws: int = 2000, seed: int = 0
 ) -> Float[np.ndarray, "R"]:
-    """`statistic` on `draws` samples of as many patients, with replacement; a patient brings all its films."""
+    """`statistic` on `draws` samples of as many patients, with replacement; each brings all its films."""
     return np.concatenate([statistic(weight_RN) for weight_RN in _weights(patients, draws, seed)])
 
 

@@ -1,6 +1,8 @@
 """Metrics against scikit-learn, and the bootstrap against the coverage it promises."""
 
+import itertools
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +104,7 @@ def test_calibration_error_equals_its_definition():
     positive = rng.random(203) < probability
     edges = np.linspace(0, 1, 11)
     wanted = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         held = (probability > low) & (probability <= high) | ((low == 0) & (probability == 0))
         if held.any():
             wanted += held.mean() * abs(probability[held].mean() - positive[held].mean())
@@ -123,8 +125,8 @@ def test_the_temperature_minimises_the_likelihood_and_undoes_a_factor(classes: i
     def cost(temperature: float) -> float:
         return oracle.log_loss(drawn, metrics.softmax(3 * logit / temperature), labels=range(classes))
 
-    wanted = minimize_scalar(cost, bounds=(0.5, 10), method="bounded", options={"xatol": 1e-7}).x
-    assert found == pytest.approx(wanted, rel=1e-4)
+    best: Any = minimize_scalar(cost, bounds=(0.5, 10), method="bounded", options={"xatol": 1e-7})
+    assert found == pytest.approx(best.x, rel=1e-4)
     assert found == pytest.approx(3, rel=0.1)
 
 

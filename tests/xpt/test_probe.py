@@ -10,7 +10,7 @@ from xpt.probe import fit_logistic, knn_scores, macro_auroc
 
 
 def films(count: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of width 12 (one constant) and two findings that hang on them; a fifth of the labels unknown."""
+    """Features of width 12 (one constant) and two findings that hang on them; a fifth of labels unknown."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, 12)) * np.geomspace(0.01, 100, 12)
     x[:, 5] = 7
