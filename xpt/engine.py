@@ -5,8 +5,10 @@ comes from `xpt.config`, so that two places can never disagree: a JSON that sets
 configuration owns is refused.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import logging
 from pathlib import Path
@@ -190,5 +192,6 @@ def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
 
 def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The model's float32 weights in a checkpoint of any ZeRO stage, put together from all ranks' shares."""
-    weights: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it chats
+        weights: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state")
     return dict(weights)

@@ -49,6 +49,12 @@ class ShardSet:
         return self.root / self.split / self.shard_names[shard]
 
 
+def filled_splits(root: Path) -> list[str]:
+    """The splits of the data set in `root` that have films. Raises ValueError as `open_shards` does."""
+    manifest = _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
+    return [split for split in schema.SPLITS if manifest.get("splits", {}).get(split, {}).get("samples")]
+
+
 def open_shards(root: Path, split: str, *, check_files: bool = True) -> ShardSet:
     """Open the split `split` of the data set in the folder `root`.
 
