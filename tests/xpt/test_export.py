@@ -57,7 +57,7 @@ def test_plain_timm_and_onnx_give_the_trained_features(run: Path, tmp_path: Path
     session = onnxruntime.InferenceSession(out / "encoder.onnx", providers=["CPUExecutionProvider"])
     for image, wanted_ND in zip(image_BCHW, found_BND, strict=True):
         (through_onnx,) = session.run(None, {"image": image[None].byte().numpy()})
-        np.testing.assert_allclose(through_onnx[0], wanted_ND, atol=1e-4)
+        np.testing.assert_allclose(np.asarray(through_onnx)[0], wanted_ND, atol=1e-4)
     assert len(np.unique(found_BND)) > 100  # no constant
 
 
