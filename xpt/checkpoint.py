@@ -7,7 +7,6 @@ names it, and older ones go. The state of the data is one integer, `images`: ord
 are functions of it.
 """
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from xpt.config import Config, differing_fields
+from xpt.config import RunConfig, as_json, differing_fields
 from xpt.distributed import on_first
 from xpt.engine import Engine, load_state, save_state
 from xpt.files import sync_folder, write_atomically
@@ -34,7 +33,7 @@ BYTES_PER_PARAMETER = 16
 class Job:
     """What a checkpoint must agree with to be continued."""
 
-    config: Config
+    config: RunConfig
     data_hash: str
     """SHA-256 of the data set's manifest."""
     world_size: int
@@ -51,8 +50,19 @@ class Checkpoint:
         return self.description["images"]
 
 
-def save(run: Path, engine: Engine, job: Job, *, images: int, parameters: int, keep: int) -> None:
+def save(
+    run: Path,
+    engine: Engine,
+    job: Job,
+    *,
+    images: int,
+    parameters: int,
+    keep: int,
+    beside: dict[str, Any] | None = None,
+) -> None:
     """Write the state after `images` images; all ranks must call it.
+
+    `beside` is what else the loop must remember, the same on every rank.
 
     Raises OSError where the disk has no room for it or becomes full; what was there before stays.
     """
@@ -69,7 +79,7 @@ def save(run: Path, engine: Engine, job: Job, *, images: int, parameters: int, k
     def complete() -> None:
         description = {
             "images": images,
-            "config": _as_json(job.config),
+            "config": as_json(job.config),
             "data_hash": job.data_hash,
             "world_size": job.world_size,
             "zero_stage": job.zero_stage,
@@ -86,7 +96,7 @@ def save(run: Path, engine: Engine, job: Job, *, images: int, parameters: int, k
 
     on_first(prepare)
     try:
-        save_state(engine, temporary)
+        save_state(engine, temporary, beside or {})
     except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
         raise OSError(
             f"{temporary}: the checkpoint could not be written ({error}). Mend that and run the same "
@@ -105,11 +115,12 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def resume(run: Path, engine: Engine, job: Job) -> int:
+def resume(run: Path, engine: Engine, job: Job) -> tuple[int, dict[str, Any]]:
     """Load the newest good checkpoint into `engine`; all ranks must call it.
 
     Returns:
-        The number of images it had seen; 0 where the run has no checkpoint yet.
+        The number of images it had seen, and what was saved `beside`; 0 and {} where the run has no
+        checkpoint yet.
 
     Raises:
         ValueError: where checkpoints exist but none is intact, or where the newest good one is of
@@ -125,9 +136,8 @@ def resume(run: Path, engine: Engine, job: Job) -> int:
 
     found = on_first(find)
     if found is None:
-        return 0
-    load_state(engine, found.folder)
-    return found.images
+        return 0, {}
+    return found.images, load_state(engine, found.folder)
 
 
 def newest(run: Path) -> Checkpoint | None:
@@ -171,7 +181,7 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
             )
     if job.config.allow_config_change:
         return
-    different = differing_fields(_as_json(job.config), description["config"])
+    different = differing_fields(job.config, description["config"])
     if description["data_hash"] != job.data_hash:
         different.append(
             f"data set: manifest {description['data_hash'][:12]} in the checkpoint, {job.data_hash[:12]} now"
@@ -200,11 +210,6 @@ def _fault(folder: Path) -> str | None:
     except ValueError as error:
         return f"{DESCRIPTION} cannot be read: {error}"
     return None
-
-
-def _as_json(config: Config) -> dict[str, Any]:
-    """The configuration with the types that JSON gives back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _sealed(description: dict[str, Any]) -> dict[str, Any]:

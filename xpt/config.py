@@ -6,10 +6,11 @@ turns them into steps in one place.
 
 import dataclasses
 import difflib
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 OPERATIONAL = {"operational": True}
 """Marks a field that may differ when a run is resumed: it changes where or how fast, never what."""
@@ -84,8 +85,8 @@ class MaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """A Vision Transformer encoder on the visible patches and one of two decoders."""
+class EncoderConfig:
+    """A Vision Transformer."""
 
     side: int = 1280
     """Side of the square input, pixels."""
@@ -99,18 +100,6 @@ class ModelConfig:
     """Encoder attention heads."""
     mlp_ratio: float = 4.0
     """Hidden width of each MLP over the block's width."""
-    decoder: Literal["self", "cross"] = "self"
-    """`self`: MAE's, over all tokens; `cross`: masked queries attend to visible tokens (CrossMAE)."""
-    decoder_width: int = 512
-    """Decoder width."""
-    decoder_depth: int = 8
-    """Decoder blocks."""
-    decoder_heads: int = 4
-    """Decoder heads; 4 of 128 cost less than MAE's 16 of 32 at equal FLOPs."""
-    predicted_share: float | None = None
-    """Share of the masked patches that is predicted; None: 1 for `self`, 0.25 for `cross`."""
-    norm_targets: bool = True
-    """Predict each patch normalised by its own mean and deviation (MAE, section 3)."""
     attention: Literal["sdpa", "flash_attn"] = "sdpa"
     """PyTorch's scaled_dot_product_attention, or the flash-attn package (an error where it is missing)."""
     activation_checkpointing: bool = field(default=False, metadata=OPERATIONAL)
@@ -124,23 +113,8 @@ class ModelConfig:
             self.side,
             f"a multiple of model.patch ({self.patch} pixels)",
         )
-        for name, width, heads in (
-            ("model.heads", self.width, self.heads),
-            ("model.decoder_heads", self.decoder_width, self.decoder_heads),
-        ):
-            _check(heads >= 1 and width % heads == 0, name, heads, f"a divisor of the width {width}")
-        for name in ("width", "decoder_width"):
-            width = getattr(self, name)
-            _check(width % 4 == 0, f"model.{name}", width, "a multiple of 4 (2-D sin-cos positions)")
-        for name in ("depth", "decoder_depth"):
-            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        if self.predicted_share is not None:
-            _check(
-                0 < self.predicted_share <= 1,
-                "model.predicted_share",
-                self.predicted_share,
-                "a share in (0, 1]",
-            )
+        _check(self.depth >= 1, "model.depth", self.depth, "at least 1")
+        _check_width("model.width", self.width, "model.heads", self.heads)
 
     @property
     def grid(self) -> int:
@@ -151,6 +125,41 @@ class ModelConfig:
     def tokens(self) -> int:
         """Patches of an image."""
         return self.grid**2
+
+
+def _check_width(name: str, width: int, heads_name: str, heads: int) -> None:
+    _check(heads >= 1 and width % heads == 0, heads_name, heads, f"a divisor of the width {width}")
+    _check(width % 4 == 0, name, width, "a multiple of 4 (2-D sin-cos positions)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(EncoderConfig):
+    """A Vision Transformer encoder on the visible patches and one of two decoders."""
+
+    decoder: Literal["self", "cross"] = "self"
+    """`self`: MAE's, over all tokens; `cross`: masked queries attend to visible tokens (CrossMAE)."""
+    decoder_width: int = 512
+    """Decoder width."""
+    decoder_depth: int = 8
+    """Decoder blocks."""
+    decoder_heads: int = 4
+    """Decoder heads; 4 of 128 cost less than MAE's 16 of 32 at equal FLOPs."""
+    predicted_share: float | None = None
+    """Share of the masked patches that is predicted; None: 1 for `self`, 0.25 for `cross`."""
+    norm_targets: bool = True
+    """Predict each patch normalised by its own mean and deviation (MAE, section 3)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.decoder_depth >= 1, "model.decoder_depth", self.decoder_depth, "at least 1")
+        _check_width("model.decoder_width", self.decoder_width, "model.decoder_heads", self.decoder_heads)
+        if self.predicted_share is not None:
+            _check(
+                0 < self.predicted_share <= 1,
+                "model.predicted_share",
+                self.predicted_share,
+                "a share in (0, 1]",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,11 +253,11 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """A whole pretraining run."""
+class RunConfig:
+    """What every kind of run has."""
 
     preset: str = "vit_l_1280"
-    """Which function of `xpt.config.PRESETS` the other flags override."""
+    """Which function of that name the other flags override."""
     # Not `run`: torchrun takes the flag for an abbreviation of its own `--run-path`.
     run_dir: str = field(default="", metadata=OPERATIONAL)
     """Run folder; empty: runs/PRESET. Starting the same command again goes on from its last checkpoint."""
@@ -257,9 +266,16 @@ class Config:
     allow_config_change: bool = field(default=False, metadata=OPERATIONAL)
     """Resume although fields of the configuration differ from those of the checkpoint."""
     data: DataConfig = field(default_factory=DataConfig)
+    model: EncoderConfig = field(default_factory=EncoderConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """A whole pretraining run."""
+
     mask: MaskConfig = field(default_factory=MaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         _check(
@@ -333,10 +349,17 @@ def vit_l_1280() -> Config:
     )
 
 
+R = TypeVar("R", bound=RunConfig)
 PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in (demo, vit_b_512, vit_l_1280)}
 
 
 def parse(arguments: Sequence[str]) -> Config:
+    """The configuration of a pretraining run's command line; raises as `parse_run` does."""
+    config = parse_run(arguments, PRESETS, default="vit_l_1280")
+    return config if config.run_dir else dataclasses.replace(config, run_dir=f"runs/{config.preset}")
+
+
+def parse_run(arguments: Sequence[str], presets: Mapping[str, Callable[[], R]], *, default: str) -> R:
     """The configuration of a command line: `--preset NAME`, then flags that override its fields.
 
     Raises ValueError for an unknown preset or a field out of range; SystemExit, by tyro, for an
@@ -346,30 +369,35 @@ def parse(arguments: Sequence[str]) -> Config:
     import tyro
 
     arguments = _without_launcher_flags(arguments)
-    name = _flag_value(arguments, "--preset") or "vit_l_1280"
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
+    name = _flag_value(arguments, "--preset") or default
+    if name not in presets:
+        near = difflib.get_close_matches(name, presets, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise ValueError(f"--preset {name}: no such preset. {hint}There are: {', '.join(PRESETS)}.")
-    config = tyro.cli(Config, default=PRESETS[name](), args=arguments, description=Config.__doc__)
+        raise ValueError(f"--preset {name}: no such preset. {hint}There are: {', '.join(presets)}.")
+    start = presets[name]()
+    config = tyro.cli(type(start), default=start, args=arguments, description=type(start).__doc__)
     if not config.data.path:
         data = dataclasses.replace(config.data, path=os.environ.get("XPT_DATA", ""))
         config = dataclasses.replace(config, data=data)
-    if not config.run_dir:
-        config = dataclasses.replace(config, run_dir=f"runs/{config.preset}")
     return config
 
 
-def differing_fields(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Lines that say how two configurations, as JSON has them, differ in fields that change the result."""
+def differing_fields(config: RunConfig, theirs: dict[str, Any]) -> list[str]:
+    """Lines that say how `config` and another, as JSON has it, differ in fields that change the result."""
+    ours = as_json(config)
     ours_flat, theirs_flat = dict(_flatten(ours)), dict(_flatten(theirs))
     names = [*ours_flat, *(name for name in theirs_flat if name not in ours_flat)]
-    operational = set(_operational_fields(Config))
+    operational = set(_operational_fields(type(config)))
     return [
         f"{name}: {theirs_flat.get(name)!r} in the checkpoint, {ours_flat.get(name)!r} now"
         for name in names
         if name not in operational and ours_flat.get(name) != theirs_flat.get(name)
     ]
+
+
+def as_json(config: RunConfig) -> dict[str, Any]:
+    """The configuration with the types that JSON gives back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,23 +5,25 @@ comes from `xpt.config`, so that two places can never disagree: a JSON that sets
 configuration owns is refused.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.engine import DeepSpeedEngine as Engine
 from deepspeed.runtime.zero import stage3, stage_1_and_2
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import nn
 
-from xpt.config import Config
+from xpt.config import RunConfig, TrainConfig
 from xpt.distributed import Rank
-from xpt.schedule import parameter_groups
 
 OWNED_BY_CONFIG = {
     "train_batch_size": "--train.batch",
@@ -38,6 +40,7 @@ OWNED_BY_CONFIG = {
     "data_types": "--train.precision",
     "steps_per_print": "--train.log_images",
 }
+R = TypeVar("R", bound=RunConfig)
 OF_THE_JSON = (
     "zero_optimization",
     "aio",
@@ -95,7 +98,7 @@ def zero_stage(ds: dict[str, Any]) -> int:
     return ds["zero_optimization"]["stage"]
 
 
-def resolved(config: Config, device: torch.device) -> Config:
+def resolved(config: R, device: torch.device) -> R:
     """`config` with its precision named: `auto` is bf16 on a GPU and fp32 on a CPU.
 
     Raises ValueError for flash attention where it cannot run.
@@ -111,13 +114,13 @@ def resolved(config: Config, device: torch.device) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
 
 
-def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Rank) -> Engine:
-    """`model` under ZeRO with AdamW, for a `resolved` configuration.
+def start_engine(
+    model: nn.Module, groups: list[dict[str, Any]], train: TrainConfig, ds: dict[str, Any], rank: Rank
+) -> Engine:
+    """`model` under ZeRO with AdamW on `groups` of its parameters, for a `resolved` configuration.
 
     Raises ValueError where the ranks do not divide the batch.
     """
-    train = config.train
-    groups = parameter_groups(model, train.weight_decay)  # before ZeRO 3 takes the shapes away
     offload = ds["zero_optimization"].get("offload_optimizer") or {}
     if offload.get("device", "none") != "none":
         optimizer = DeepSpeedCPUAdam(groups, lr=train.base_lr, betas=train.betas, adamw_mode=True)
@@ -152,7 +155,7 @@ def start_engine(model: nn.Module, config: Config, ds: dict[str, Any], rank: Ran
 def set_learning_rate(engine: Engine, rate: float) -> None:
     optimizer: Any = engine.optimizer  # ZeRO's wrappers share no base class that has the groups
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def gradient_norm(engine: Engine) -> torch.Tensor:
@@ -166,12 +169,29 @@ def gradient_norm(engine: Engine) -> torch.Tensor:
     return torch.full((), norm, dtype=torch.float32, device=engine.device)
 
 
-def save_state(engine: Engine, folder: Path) -> None:
-    """Every rank's share of model and optimizer under `folder`/state; all ranks must call it."""
-    engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+def save_state(engine: Engine, folder: Path, beside: dict[str, Any]) -> None:
+    """Every rank's share of model and optimizer under `folder`/state, and `beside`; all ranks call it."""
+    engine.save_checkpoint(str(folder), tag="state", client_state={"beside": beside}, save_latest=False)
 
 
-def load_state(engine: Engine, folder: Path) -> None:
-    """The inverse of `save_state`, for the same number of ranks and ZeRO stage."""
-    loaded, _ = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
+def load_state(engine: Engine, folder: Path) -> dict[str, Any]:
+    """The inverse of `save_state`, for the same number of ranks and ZeRO stage; returns `beside`."""
+    loaded, client = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
     assert loaded is not None, folder
+    assert client is not None
+    return client.get("beside", {})
+
+
+def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
+    """The model's state dict on the CPU, parameters whole; all ranks must call it, for ZeRO 3."""
+    model: Any = engine.module
+    is_partitioned = engine.zero_optimization_partition_weights()
+    with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=is_partitioned):
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The model's float32 weights in a checkpoint of any ZeRO stage, put together from all ranks' shares."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it chats
+        weights: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state")
+    return dict(weights)

@@ -24,6 +24,36 @@ def learning_rate(images: int, train: TrainConfig) -> float:
     return scale * (train.min_lr + (train.base_lr - train.min_lr) * cosine)
 
 
+def layer_groups(
+    model: nn.Module, weight_decay: float, *, layer_decay: float, depth: int
+) -> list[dict[str, Any]]:
+    """AdamW groups whose learning rate falls by `layer_decay` per block from the head down (BEiT, MAE).
+
+    `lr_scale` is the factor: 1 for what is above the `depth` blocks of `encoder`, layer_decay ^ (depth + 1)
+    for its embedding. Parameters that need no gradient are left out.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer, is_decayed = _layer(name, depth), _is_matrix(name, parameter)
+        empty = {
+            "params": [],
+            "weight_decay": weight_decay if is_decayed else 0.0,
+            "lr_scale": layer_decay ** (depth + 1 - layer),
+            "name": f"layer {layer} {'matrices' if is_decayed else 'vectors'}",
+        }
+        groups.setdefault((layer, is_decayed), empty)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str, depth: int) -> int:
+    """0 for the embedding, 1 to `depth` for the blocks, depth + 1 for what follows."""
+    if name.startswith("encoder.blocks."):
+        return int(name.split(".")[2]) + 1
+    return 0 if name.startswith(("encoder.patch_embed.", "encoder.cls_token")) else depth + 1
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW groups: decay on matrices, none on biases, norms and tokens.
 
@@ -33,9 +63,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_matrix = parameter.ndim >= 2 and not name.endswith("token")
-        (decayed if is_matrix else plain).append(parameter)
+        (decayed if _is_matrix(name, parameter) else plain).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay, "name": "matrices"},
         {"params": plain, "weight_decay": 0.0, "name": "vectors"},
     ]
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and not name.endswith("token")

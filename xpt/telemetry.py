@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch.utils.tensorboard import SummaryWriter
 
-from xpt.config import Config
+from xpt.config import RunConfig
 from xpt.files import write_atomically
 
 log = logging.getLogger("xpt")
@@ -63,7 +63,7 @@ class RunLog:
         self._board.close()
 
 
-def write_provenance(run: Path, config: Config, ds: dict[str, Any], images: int) -> None:
+def write_provenance(run: Path, config: RunConfig, ds: dict[str, Any], images: int) -> None:
     """The resolved configuration, DeepSpeed's JSON, git revision and package versions.
 
     In `config.json` for the start of a run, in `config-IMAGES.json` for each place it went on from.

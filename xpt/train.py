@@ -14,15 +14,16 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from xpt import checkpoint, distributed
-from xpt.config import Config, parse
+from xpt.config import Config, RunConfig, parse
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.loader import evaluation_loader, train_loader
 from xpt.data.reader import DataError
@@ -36,29 +37,35 @@ from xpt.engine import (
     start_engine,
     zero_stage,
 )
-from xpt.evaluation import evaluate, predict
 from xpt.files import write_atomically
 from xpt.interval import Interval, NonFiniteError, Report
 from xpt.masking import region_of
 from xpt.models.mae import MAE
 from xpt.pictures import reconstruction_sheet
-from xpt.schedule import learning_rate
+from xpt.schedule import learning_rate, parameter_groups
 from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
+from xpt.validation import evaluate, predict
 
 log = logging.getLogger("xpt")
 PICTURE_FILMS = 4
 FAILED = 2
+R = TypeVar("R", bound=RunConfig)
 TOLD_TO_STOP = 75
 """Exit status of a run that stopped on a signal, with a checkpoint, and can go on (EX_TEMPFAIL)."""
 
 
 def main() -> None:
+    run_job(parse, train)
+
+
+def run_job(parse: Callable[[list[str]], R], job: Callable[[R, dict[str, Any], Rank], int]) -> None:
+    """One rank's process, from the command line to its exit status."""
     set_up_logging(int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))))
     try:
         config = parse(sys.argv[1:])
         ds = read_ds_config(config.ds_config)
         rank = distributed.start()
-        status = train(resolved(config, rank.device), ds, rank)
+        status = job(resolved(config, rank.device), ds, rank)
     except (ValueError, OSError, NonFiniteError, DataError) as error:
         # The message says what to do; a traceback would only hide it.
         log.error("%s", error)
@@ -90,11 +97,11 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     torch.manual_seed(settings.seed)
     model = MAE(config)
     parameters = sum(p.numel() for p in model.parameters())
-    engine = start_engine(model, config, ds, rank)
+    engine = start_engine(model, parameter_groups(model, settings.weight_decay), settings, ds, rank)
     job = checkpoint.Job(
         config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
     )
-    images = checkpoint.resume(run, engine, job)
+    images, _ = checkpoint.resume(run, engine, job)
     last = settings.steps * settings.global_batch
     run_log = None
     if rank.is_first:
@@ -177,7 +184,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     return 0
 
 
-def open_data(config: Config) -> tuple[ShardSet, ShardSet]:
+def open_data(config: RunConfig) -> tuple[ShardSet, ShardSet]:
     """The training and validation splits; rank 0 looks at every shard's size before the others begin.
 
     Raises ValueError that says what is wrong with the data set, or how to make one.

@@ -4,6 +4,7 @@ The table of samples is memory-mapped, so opening costs the same for a thousand 
 hundred million.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from shards_tool import schema
 
@@ -48,6 +49,12 @@ class ShardSet:
         return self.root / self.split / self.shard_names[shard]
 
 
+def filled_splits(root: Path) -> list[str]:
+    """The splits of the data set in `root` that have films. Raises ValueError as `open_shards` does."""
+    manifest = _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
+    return [split for split in schema.SPLITS if manifest.get("splits", {}).get(split, {}).get("samples")]
+
+
 def open_shards(root: Path, split: str, *, check_files: bool = True) -> ShardSet:
     """Open the split `split` of the data set in the folder `root`.
 
@@ -80,6 +87,27 @@ def open_shards(root: Path, split: str, *, check_files: bool = True) -> ShardSet
         _check_index(shard_set, index_sha256)
         _check_sizes(shard_set)
     return shard_set
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Whether the data set has films in the split. Raises ValueError as `open_shards` does."""
+    manifest = _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
+    return bool(manifest.get("splits", {}).get(split, {}).get("samples"))
+
+
+def select_rows(shards: ShardSet, is_kept_N: Bool[np.ndarray, "N"]) -> ShardSet:
+    """The same split as if it had only the films that are kept, at least one."""
+    assert is_kept_N.any() and len(is_kept_N) == len(shards)
+    sizes_S = np.add.reduceat(is_kept_N, shards.row_starts, dtype=np.int64)
+    filled = np.flatnonzero(sizes_S)
+    return dataclasses.replace(
+        shards,
+        shard_names=tuple(shards.shard_names[shard] for shard in filled),
+        shard_bytes=shards.shard_bytes[filled],
+        shard_sizes=sizes_S[filled],
+        row_starts=np.cumsum(sizes_S[filled]) - sizes_S[filled],
+        rows=shards.rows[is_kept_N],
+    )
 
 
 def _read_manifest(root: Path) -> bytes:

@@ -47,6 +47,7 @@ class Encoder(VisionTransformer):
         mlp_ratio: float,
         attention: Backend,
         activation_checkpointing: bool,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(
             img_size=side,
@@ -57,6 +58,7 @@ class Encoder(VisionTransformer):
             depth=depth,
             num_heads=heads,
             mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path,
             weight_init="skip",
         )
         self.activation_checkpointing = activation_checkpointing

@@ -9,13 +9,13 @@ import torch
 
 from kernels import patchify, rect_contour
 from tests.models.conftest import tiny
-from xpt import evaluation
+from xpt import validation
 from xpt.config import Config
 from xpt.data.batch import Batch
-from xpt.evaluation import evaluate, predict
 from xpt.masking import region_of
 from xpt.models.mae import MAE, PIXEL_MEAN, PIXEL_STD
 from xpt.pictures import HEADER, reconstruction_sheet
+from xpt.validation import evaluate, predict
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def batch(films) -> Batch:
 
 @pytest.fixture(autouse=True)
 def one_rank(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(evaluation, "all_reduce", lambda values: values)
+    monkeypatch.setattr(validation, "all_reduce", lambda values: values)
 
 
 def model_of(config: Config) -> MAE:

@@ -1,0 +1,44 @@
+"""What is known of the films of a split: patients and labels, from `samples.parquet`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards_tool import schema
+from xpt.data.index import ShardSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """One entry per film of a split, in the order of its index."""
+
+    keys: list[str]
+    patients: list[str]
+    labels: list[dict[str, float]]
+    """1 present, 0 absent, -1 uncertain; a finding that is not named is unknown."""
+
+
+def read_samples(shards: ShardSet) -> Samples:
+    """Raises ValueError where the table is missing, damaged, or of other films than the index."""
+    path = shards.root / schema.SAMPLES
+    try:
+        table = pq.read_table(
+            path, columns=["key", "patient", "labels"], filters=[("split", "=", shards.split)]
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error}); find what is damaged with: xpt-shards verify {shards.root}"
+        ) from error
+    keys = table["key"].to_pylist()
+    if keys != [key.decode() for key in np.asarray(shards.rows["key"]).tolist()]:
+        raise ValueError(
+            f"{path}: its {len(keys)} films of split {shards.split} are not those of {schema.INDEX}; "
+            f"find what is damaged with: xpt-shards verify {shards.root}"
+        )
+    return Samples(
+        keys=keys,
+        patients=table["patient"].to_pylist(),
+        labels=[dict(pairs) for pairs in table["labels"].to_pylist()],
+    )

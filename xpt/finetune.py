@@ -1,0 +1,320 @@
+"""Fine-tune a pretrained encoder on labelled shards.
+
+    deepspeed xpt/finetune.py --task recognition --init RUN --data.path SHARDS
+    xpt-finetune --preset demo --init demo/run --data.path demo/shards
+
+The order of films, checkpoints, resuming and logs are those of pretraining. The weights with the best
+validation are kept in `RUN/best.pt`; `xpt-evaluate RUN` tests them.
+"""
+
+import contextlib
+import io
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xpt import checkpoint, distributed, memory
+from xpt.config import as_json
+from xpt.data.index import ShardSet
+from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
+from xpt.distributed import Rank
+from xpt.ema import Ema
+from xpt.engine import (
+    checkpoint_weights,
+    gradient_norm,
+    set_learning_rate,
+    start_engine,
+    whole_weights,
+    zero_stage,
+)
+from xpt.files import write_atomically
+from xpt.finetune_config import FinetuneConfig, parse
+from xpt.interval import Interval
+from xpt.models.classifier import Classifier
+from xpt.models.init import load_encoder, read_weights
+from xpt.schedule import layer_groups, learning_rate
+from xpt.tasks.frozen import fit_frozen
+from xpt.tasks.recognition import SCORE, Recognition
+from xpt.telemetry import Pace, RunLog, write_provenance
+from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
+
+log = logging.getLogger("xpt")
+BEST = "best.pt"
+
+
+def main() -> None:
+    run_job(parse, finetune)
+
+
+def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
+    """The whole run, as seen by one rank; returns the exit status of the process."""
+    settings, run = config.train, Path(config.run_dir)
+    accumulation = settings.accumulation(rank.count)
+    train_set, val_set = open_data(config)
+    task = Recognition(config, train_set, val_set)
+    distributed.on_first(lambda: make_run_folder(run))
+    stop = StopSignal()
+
+    torch.manual_seed(settings.seed)
+    model = task.model()
+    initialize(model, config)
+    if not config.recognition.trains:
+        return fit_frozen(model.to(rank.device), task, config, rank)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if rank.is_first:
+        describe(config, ds, rank, task, parameters, trained)
+    groups = layer_groups(
+        model,
+        settings.weight_decay,
+        layer_decay=config.recognition.layer_decay,
+        depth=config.model.depth,
+    )
+    ema = ema_of(model.to(rank.device), config, ds)
+    engine = start_engine(model, groups, settings, ds, rank)
+    job = checkpoint.Job(
+        config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
+    )
+    images, beside = checkpoint.resume(run, engine, job)
+    best = beside.get("best", -1.0)
+    if ema and images:
+        ema.load(beside["ema"])
+    last = settings.steps * settings.global_batch
+    run_log = None
+    if rank.is_first:
+        write_provenance(run, config, ds, images)
+        run_log = RunLog(run, images)
+
+    interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
+    with train_batches(task.train_set, config, rank, images) as batches:
+        while images < last:
+            step = images // settings.global_batch
+            rate = learning_rate(images, settings)
+            set_learning_rate(engine, rate)
+            for micro_step in range(accumulation):
+                batch = next(batches)
+                seed_draws(settings.seed, images, micro_step, rank.index)
+                loss, loss_B = task.loss(engine, batch)
+                engine.backward(loss)
+                engine.step()  # moves the weights at the last micro-batch only
+                interval.add_losses(step, batch.keys, loss_B)
+            interval.add_norm(step, gradient_norm(engine))
+            step, images = step + 1, images + settings.global_batch
+            if ema:
+                ema.update(step)
+
+            is_last = images >= last
+            validates_now = is_last or step % settings.every(max(1, settings.eval_images)) == 0
+            saves = is_last or step % settings.every(settings.checkpoint_images) == 0
+            if not (validates_now or saves or step % settings.every(settings.log_images) == 0):
+                continue
+            report = interval.close(
+                wait_seconds=batches.wait_seconds - waited,
+                replaced=batches.replaced,
+                asked_to_stop=stop.asked,
+                checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
+                world_size=rank.count,
+            )
+            waited = batches.wait_seconds
+            if run_log is not None:
+                report_progress(run_log, pace, report, images, last, rate)
+            if validates_now:
+                best = validate(engine, task, config, rank, run_log, images, best, ema)
+            if saves or report.checkpoint_due or report.asked_to_stop:
+                checkpoint.save(
+                    run,
+                    engine,
+                    job,
+                    images=images,
+                    parameters=parameters,
+                    keep=settings.keep_checkpoints,
+                    beside={"best": best, "ema": ema.state() if ema else []},
+                )
+                saved_at = time.monotonic()
+            pace.start_interval(images)
+            if report.asked_to_stop and not is_last:
+                log.info(
+                    "stopped after %s images, as asked; the same command goes on from here", f"{images:,}"
+                )
+                return TOLD_TO_STOP
+    if run_log is not None:
+        run_log.close()
+    log.info("done: %s %.4f at best; test it with: xpt-evaluate %s", SCORE, best, run)
+    return 0
+
+
+def train_batches(train_set: ShardSet, config: FinetuneConfig, rank: Rank, images: int) -> BatchLoader:
+    return train_loader(
+        train_set,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
+        seed=config.train.seed,
+        batch=config.train.global_batch,
+        world_size=rank.count,
+        rank=rank.index,
+        accumulation=config.train.accumulation(rank.count),
+        start=images,
+        device=rank.device,
+    )
+
+
+def initialize(model: Classifier, config: FinetuneConfig) -> None:
+    """The encoder's weights from `--init`. Raises ValueError where they are not of this architecture."""
+    if not config.init:
+        return
+    source = Path(config.init)
+    if source.is_dir():
+        found = checkpoint.newest(source)
+        if found is None:
+            raise ValueError(f"--init {source}: no checkpoint in it; wanted a run folder of xpt-train")
+        theirs, ours = found.description["config"]["model"], as_json(config)["model"]
+        names = ("patch", "width", "depth", "heads", "mlp_ratio")
+        different = [f"--model.{n} {theirs[n]} (now {ours[n]})" for n in names if theirs[n] != ours[n]]
+        if different:
+            raise ValueError(
+                f"--init {source}: a model of another architecture. Set {', '.join(different)}, or the "
+                "--preset of that run."
+            )
+        weights = checkpoint_weights(found.folder)
+    elif source.is_file():
+        weights = read_weights(source)
+    else:
+        raise ValueError(f"--init {source}: no such run folder or file")
+    load_encoder(model.encoder, weights, str(source))
+    log.info("encoder from %s", source)
+
+
+def ema_of(model: Classifier, config: FinetuneConfig, ds: dict[str, Any]) -> Ema | None:
+    """Raises ValueError under ZeRO 3, which leaves no rank a whole parameter to take the mean of."""
+    if not config.recognition.ema:
+        return None
+    if zero_stage(ds) == 3:
+        raise ValueError(
+            "recognition.ema: needs whole parameters, and ZeRO 3 divides them. "
+            "Set --ds_config ds_configs/zero2.json or --recognition.ema 0."
+        )
+    return Ema(model, config.recognition.ema)
+
+
+def seed_draws(seed: int, images: int, micro_step: int, rank: int) -> None:
+    """Drop path and mixup of one forward pass: a function of where in the run it stands, so that a run
+    which goes on draws the same."""
+    state = np.random.SeedSequence((seed, images, micro_step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> 1))
+
+
+def validate(
+    engine: Any,  # noqa: ANN401  DeepSpeed's engine
+    task: Recognition,
+    config: FinetuneConfig,
+    rank: Rank,
+    run_log: RunLog | None,
+    images: int,
+    best: float,
+    ema: Ema | None,
+) -> float:
+    """Score the weights (or their running mean), keep them where they are the best so far; the new best."""
+    with ema.in_place() if ema else contextlib.nullcontext():
+        with validation_batches(task, config, rank) as batches:
+            scores = task.validate(engine, batches)
+        if scores[SCORE] > best:
+            weights = whole_weights(engine)
+            if rank.is_first:
+                save_best(Path(config.run_dir) / BEST, weights, task, config, images, scores[SCORE])
+    if run_log is not None:
+        run_log.scalars(images, scores)
+        log.info(
+            "validation: mean AUROC %.4f (best so far %.4f), loss %.4f",
+            scores[SCORE],
+            max(best, scores[SCORE]),
+            scores["val/loss"],
+        )
+    return max(best, scores[SCORE])
+
+
+def validation_batches(task: Recognition, config: FinetuneConfig, rank: Rank) -> BatchLoader:
+    return evaluation_loader(
+        task.val.shards,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
+        seed=config.train.seed,
+        batch=config.train.micro_batch_size(rank.count),
+        world_size=rank.count,
+        rank=rank.index,
+        films=config.train.eval_films,
+        device=rank.device,
+    )
+
+
+def save_best(
+    path: Path,
+    weights: dict[str, torch.Tensor],
+    task: Recognition,
+    config: FinetuneConfig,
+    images: int,
+    score: float,
+) -> None:
+    content = {
+        "model": weights,
+        "config": as_json(config),
+        "findings": list(task.map.findings),
+        "images": images,
+        SCORE: score,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def describe(
+    config: FinetuneConfig,
+    ds: dict[str, Any],
+    rank: Rank,
+    task: Recognition,
+    parameters: int,
+    trained: int,
+) -> None:
+    settings = config.train
+    log.info(
+        "%s, %s: %s films of %s patients; %s",
+        config.task,
+        config.recognition.protocol,
+        f"{len(task.train_set):,}",
+        f"{task.patients:,}",
+        ", ".join(task.map.findings),
+    )
+    log.info(
+        "%.1f M parameters, %.1f M of them trained; %d px, %d tokens; per step %d images, forward passes per "
+        "rank %d, ranks %d on %s, %s",
+        parameters / 1e6,
+        trained / 1e6,
+        config.model.side,
+        config.model.tokens,
+        settings.global_batch,
+        settings.accumulation(rank.count),
+        rank.count,
+        rank.device.type,
+        settings.precision,
+    )
+    estimate = memory.training_memory(
+        config.model,
+        tokens=config.model.tokens + 1,
+        parameters=parameters,
+        trained=trained,
+        micro_batch=settings.micro_batch_size(rank.count),
+        precision=settings.precision,
+        zero=ds["zero_optimization"],
+        ranks=rank.count,
+        is_frozen=config.recognition.is_frozen,
+    )
+    log.info("%s", estimate.line())
+
+
+if __name__ == "__main__":
+    main()

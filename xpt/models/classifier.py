@@ -1,0 +1,108 @@
+"""The encoder on all patches of a film, and a head.
+
+Shape suffixes: B images, L patches of an image, P values of a patch, D width, C outputs, H heads,
+E width of a head.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from kernels.patches import normalize_pixels, patchify
+from xpt.config import EncoderConfig
+from xpt.models.encoder import Encoder
+from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
+
+Pool = Literal["mean", "cls", "attentive"]
+
+
+class AttentivePool(nn.Module):
+    """One learned query per head looks at all patches; 6,400 patches cost next to nothing."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_token = nn.Parameter(torch.empty(heads, width // heads))
+        nn.init.normal_(self.query_token, std=0.02)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, tokens_BLD: Float[Tensor, "B L D"], is_valid_BL: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B D"]:
+        key_BLHE, value_BLHE = self.kv(tokens_BLD).unflatten(2, (2, self.heads, -1)).unbind(2)
+        score_BLH = (key_BLHE * self.query_token).sum(3).float() * key_BLHE.shape[3] ** -0.5
+        score_BLH = score_BLH.masked_fill(~is_valid_BL[..., None], -torch.inf)
+        share_BLH = score_BLH.softmax(1).to(value_BLHE.dtype)
+        return self.proj((share_BLH[..., None] * value_BLHE).sum(1).flatten(1))
+
+
+class Classifier(nn.Module):
+    """Logits of C findings or classes. Patches of pure letterbox padding are seen but not pooled.
+
+    `is_frozen`: the encoder computes no gradients.
+    """
+
+    def __init__(
+        self, model: EncoderConfig, outputs: int, *, pool: Pool, drop_path: float, is_frozen: bool
+    ) -> None:
+        super().__init__()
+        self.patch, self.pool, self.is_frozen = model.patch, pool, is_frozen
+        self.encoder = Encoder(
+            side=model.side,
+            patch=model.patch,
+            channels=CHANNELS,
+            width=model.width,
+            depth=model.depth,
+            heads=model.heads,
+            mlp_ratio=model.mlp_ratio,
+            attention=model.attention,
+            activation_checkpointing=model.activation_checkpointing,
+            drop_path=0.0 if is_frozen else drop_path,
+        )
+        self.encoder.requires_grad_(not is_frozen)
+        if pool == "attentive":
+            self.attentive = AttentivePool(model.width, model.heads)
+        # The mean of many normalised tokens is small: without this a linear head learns slowly.
+        self.head_norm = nn.LayerNorm(model.width, eps=1e-6)
+        self.head = nn.Linear(model.width, outputs)
+        nn.init.trunc_normal_(self.head.weight, std=2e-5)  # MAE's fine-tuning: begin undecided
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, image_BCHW: UInt8[Tensor, "B 1 H W"], is_valid_BL: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B C"]:
+        return self.classify(self.tokens(image_BCHW), is_valid_BL)
+
+    def tokens(self, image_BCHW: UInt8[Tensor, "B 1 H W"]) -> Float[Tensor, "B L+1 D"]:
+        """Normalised tokens of all patches, the class token first."""
+        patches_BLP, ids_BL = self.patches(image_BCHW)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            return self.encoder(patches_BLP, ids_BL)
+
+    def patches(
+        self, image_BCHW: UInt8[Tensor, "B 1 H W"]
+    ) -> tuple[Float[Tensor, "B L P"], Int64[Tensor, "B L"]]:
+        """All patches, normalised, and their ids: what the encoder takes."""
+        patches_BLP = normalize_pixels(patchify(image_BCHW, self.patch), PIXEL_MEAN, PIXEL_STD)
+        ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
+        # Not from one named parameter: touching it outside its module makes ZeRO 3 gather it.
+        return patches_BLP.to(next(self.parameters()).dtype), ids_L.expand(len(image_BCHW), -1)
+
+    def pooled(
+        self, tokens_BND: Float[Tensor, "B N D"], is_valid_BL: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B D"]:
+        """What the head looks at: N = L + 1 tokens to one vector."""
+        if self.pool == "cls":
+            return tokens_BND[:, 0]
+        if self.pool == "attentive":
+            return self.attentive(tokens_BND[:, 1:], is_valid_BL)
+        share_BL = is_valid_BL / is_valid_BL.sum(1, keepdim=True).clamp(min=1)
+        return torch.einsum("bld,bl->bd", tokens_BND[:, 1:], share_BL.to(tokens_BND.dtype))
+
+    def classify(
+        self, tokens_BND: Float[Tensor, "B N D"], is_valid_BL: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B C"]:
+        return self.head(self.head_norm(self.pooled(tokens_BND, is_valid_BL)))
