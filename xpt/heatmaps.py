@@ -1,11 +1,13 @@
-"""Where a model looked: gradient times activation at the patches, before the last block.
+"""Where a model looked: gradient times activation at the patches.
 
 Shape suffixes: B images, L patches, N = L + 1 tokens, D width, G patches along a side.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from xpt.models.classifier import Classifier
 
@@ -19,25 +21,26 @@ def heat_maps(
     """How much each patch speaks for the finding, 0 to 1 (the image's largest), 0 where it speaks against.
 
     HiResCAM (arXiv 2011.08891): the product of the logit's gradient and the activation, summed over the
-    width, taken at the input of the last block: Grad-CAM's average over patches would give each channel one
-    weight for the whole film, and after the last block only pooling could tell patches apart.
+    width. Activations are those after a layer norm: before it, the product is zero for any patch whose
+    token acts through the norm alone, because a norm does not see its input's length. With a pool over
+    patches it is the norm before the pool, with the class token that before the last block's attention,
+    the last place where the patches can still reach it.
     """
     model.eval()
     patches_BLP, ids_BL = model.patches(image_BCHW)
-    encoder = model.encoder
+    encoder: Any = model.encoder
+    norm = encoder.blocks[-1].norm1 if model.pool == "cls" else encoder.norm
     kept: list[Tensor] = []
 
-    def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        tokens_BND = inputs[0].detach().requires_grad_()
-        kept.append(tokens_BND)
-        return (tokens_BND, *inputs[1:])
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[0]
 
-    hook = encoder.blocks[-1].register_forward_pre_hook(keep)
+    hook = norm.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            tokens_BND = encoder(patches_BLP, ids_BL)
-            logit_B = model.classify(tokens_BND, is_valid_BL)[:, finding]
-            (gradient_BND,) = torch.autograd.grad(logit_B.sum(), kept[0])
+            logit_BC = model.classify(encoder(patches_BLP, ids_BL), is_valid_BL)
+            (gradient_BND,) = torch.autograd.grad(logit_BC[:, finding].sum(), kept[0])
     finally:
         hook.remove()
     heat_BL = (gradient_BND * kept[0]).sum(2)[:, 1:].detach().float().clamp(min=0) * is_valid_BL

@@ -72,7 +72,8 @@ def _summary(scores: dict[str, Any]) -> str:
     text = (
         f"<p>{scores['films']:,} films of {scores['patients']:,} patients, split {scores['split']}. "
         f"Mean AUROC over {mean['findings']} of {len(scores['findings'])} findings: <b>{_span(mean)}</b>. "
-        f"Intervals: 95%, from {scores['draws']:,} draws of patients. Thresholds and temperatures come from validation.</p>"
+        f"Intervals: 95%, from {scores['draws']:,} draws of patients. Thresholds and temperatures "
+        "come from validation.</p>"
     )
     if scores["split"] == "val":
         text += "<p class=note>There is no test split: the model was chosen on these very films.</p>"
