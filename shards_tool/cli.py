@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from shards_tool.boxes import write_boxes
 from shards_tool.build import build, build_part
 from shards_tool.originals import Originals
 from shards_tool.preview import write_contact_sheet
@@ -234,6 +235,32 @@ class Index:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Bring boxes around findings from a table of the archive onto the stored pictures."""
+
+    folder: tyro.conf.Positional[Path]
+    """The data set."""
+    archive: Path
+    """Folder of the source films, by which the table names them."""
+    table: Path
+    """The phantoms' truth.jsonl, NIH's BBox_List_2017.csv, RSNA's stage_2_train_labels.csv."""
+    out: Path
+    """Parquet file to write: key, finding, top, left, bottom, right."""
+    key_file: Path | None = None
+    """That of the build; by default beside the data set."""
+
+    def run(self) -> int:
+        path = self.key_file or default_key_file(self.folder)
+        written, missing = write_boxes(
+            self.folder, self.archive, self.table, load_key(path, self.folder), self.out
+        )
+        Console().print(
+            f"{written} boxes in {self.out}; {missing} of films that are not in the data set", highlight=False
+        )
+        return 0
+
+
 Command = (
     Annotated[Phantom, tyro.conf.subcommand("phantom")]
     | Annotated[Build, tyro.conf.subcommand("build")]
@@ -243,6 +270,7 @@ Command = (
     | Annotated[Preview, tyro.conf.subcommand("preview")]
     | Annotated[Stats, tyro.conf.subcommand("stats")]
     | Annotated[Index, tyro.conf.subcommand("index")]
+    | Annotated[Boxes, tyro.conf.subcommand("boxes")]
 )
 
 

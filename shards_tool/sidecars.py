@@ -23,6 +23,7 @@ _NIH_LABELS = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
     *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"),
 )
+_RSNA_CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _MAX_XML_BYTES = 2**20
 _SPLITS = ("train", "val", "test")
@@ -35,6 +36,7 @@ def own_rows(row: Row) -> list[OwnRow]:
     - CheXpert: `Path`, `Frontal/Lateral`, `AP/PA`, `Sex`, `Age`, its 14 labels
     - MIMIC-CXR-JPG: films by `dicom_id`, `subject_id`, `study_id`, `ViewPosition`; studies by `subject_id`,
       `study_id` and the 14 labels, or by `study` with `findings` and `impression`
+    - RSNA Pneumonia: `patientId` with `class` or `Target`
     - NIH ChestX-ray14: `Image Index`, `Finding Labels`, `Patient ID`, ...
     - R2Gen's annotation.json, and lists like it: `image_path` (one or more) and `report`
     """
@@ -44,6 +46,8 @@ def own_rows(row: Row) -> list[OwnRow]:
         return [_chexpert(row)]
     if "Image Index" in row and "Finding Labels" in row:
         return [_nih(row)]
+    if "patientId" in row and ("class" in row or "Target" in row):
+        return [_rsna(row)]
     if "dicom_id" in row and "subject_id" in row:
         return _mimic_films(row)
     if "subject_id" in row and "study_id" in row and "image_path" not in row:
@@ -122,6 +126,14 @@ def _nih(row: Row) -> OwnRow:
         "label:No Finding": str(int("No Finding" in present)),
         **labels,
     }
+
+
+def _rsna(row: Row) -> OwnRow:
+    # stage_2_train_labels.csv has a row per box and says Target; stage_2_detailed_class_info.csv says class.
+    patient, said = _text(row, "patientId"), _text(row, "class")
+    labels = {f"label:{name}": str(int(name == said)) for name in _RSNA_CLASSES} if said else {}
+    target = {"label:Pneumonia": _text(row, "Target")} if _text(row, "Target") else {}
+    return {"file": f"{patient}.dcm", "patient": patient, **labels, **target}
 
 
 def _study_folder(study: object) -> str:

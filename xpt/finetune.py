@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from xpt import checkpoint, distributed, memory
+from xpt.best import BEST
 from xpt.config import as_json
 from xpt.data.index import ShardSet
 from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
@@ -43,7 +44,6 @@ from xpt.telemetry import Pace, RunLog, write_provenance
 from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
 
 log = logging.getLogger("xpt")
-BEST = "best.pt"
 
 
 def main() -> None:

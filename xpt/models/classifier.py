@@ -76,8 +76,8 @@ class Classifier(nn.Module):
     ) -> Float[Tensor, "B C"]:
         return self.classify(self.tokens(image_BCHW), is_valid_BL)
 
-    def tokens(self, image_BCHW: UInt8[Tensor, "B 1 H W"]) -> Float[Tensor, "B L+1 D"]:
-        """Normalised tokens of all patches, the class token first."""
+    def tokens(self, image_BCHW: UInt8[Tensor, "B 1 H W"]) -> Float[Tensor, "B N D"]:
+        """Normalised tokens of all patches, the class token first: N = L + 1."""
         patches_BLP, ids_BL = self.patches(image_BCHW)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             return self.encoder(patches_BLP, ids_BL)

@@ -1,0 +1,236 @@
+"""What pretraining and resolution are worth on synthetic patients.
+
+    python -m benchmarks.recognition --work FOLDER [--json FILE]
+
+Three questions, three seeds, intervals by patient on films of patients that no model has seen:
+
+1. At 10% of the labels, does fine-tuning from a pretrained encoder beat training from scratch?
+2. On nodules of 5 to 12 mm, does a higher resolution beat 224 pixels?
+3. Do frozen pretrained features separate every finding?
+
+Everything lies in FOLDER: a step that is done is not done again, so a killed benchmark goes on. All on
+one CPU thread; about 45 minutes.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from shards_tool.build import build
+from shards_tool.phantom.archive import make_film, write_archive
+from shards_tool.phantom.findings import NODULE, draw_finding
+from shards_tool.phantom.study import plan_patient
+from shards_tool.settings import BuildSettings
+from xpt.files import write_atomically
+from xpt.metrics import Difference, Statistic, auroc_draws, paired_difference
+from xpt.predictions import Predictions, read_predictions
+
+SEEDS = (0, 1, 2)
+LOW, HIGH = 224, 448
+MODEL = ("--model.width", "128", "--model.depth", "4", "--model.heads", "2")
+KEY = "0123456789abcdef" * 4
+"""The patients are synthetic: everyone gets the same splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    work: Path
+    """Where archives, shards and runs lie."""
+    json: Path | None = None
+    patients: int = 600
+    """Of the archive with all findings."""
+    nodule_patients: int = 900
+    """Of the archive in which every second patient has one small nodule."""
+    pretrain_images: int = 14_400
+    finetune_images: int = 1_600
+    nodule_images: int = 2_400
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    options.work.mkdir(parents=True, exist_ok=True)
+    findings = findings_shards(options)
+    nodules = nodule_shards(options)
+    pretrained = step(
+        options.work / "pretrained",
+        "xpt/train.py",
+        *("--data.path", str(findings), "--train.images", str(options.pretrain_images)),
+        *("--train.checkpoint_images", "7200", "--train.eval_images", "7200"),
+    )
+    results: dict[str, object] = {"versions": sys.version}
+    probes = {p: probe(options, findings, pretrained, p) for p in ("logistic", "knn", "attentive")}
+    tuned = {
+        start: [
+            tune(options, f"{start}-{seed}", findings, seed, init, options.finetune_images, 0.1)
+            for seed in SEEDS
+        ]
+        for start, init in (("pretrained", str(pretrained)), ("scratch", ""))
+    }
+    small = {
+        side: [
+            tune(
+                options, f"nodules-{side}-{seed}", nodules, seed, str(pretrained), options.nodule_images, 1.0,
+                *("--model.side", str(side), "--recognition.label_map", "free"),
+                *("--recognition.findings", NODULE, "--recognition.pool", "attentive"),
+                *("--recognition.other_labels", "ignore"),
+            )
+            for seed in SEEDS
+        ]
+        for side in (LOW, HIGH)
+    }  # fmt: skip
+    table = Table("", "AUROC per seed", "mean")
+    for name, runs in {
+        **{f"10% of labels, {k}: macro": v for k, v in tuned.items()},
+        **{f"nodules of 5 to 12 mm, {k} px": v for k, v in small.items()},
+        **{f"frozen, {k}: macro": [v] for k, v in probes.items()},
+    }.items():
+        areas = [float(macro(run)(np.ones((1, len(run.keys))))[0]) for run in runs]
+        results[name] = areas
+        table.add_row(name, ", ".join(f"{a:.3f}" for a in areas), f"{np.mean(areas):.3f}")
+    gains = {
+        "pretrained - scratch, 10% of labels": compare(tuned["pretrained"], tuned["scratch"]),
+        f"{HIGH} - {LOW} px, small nodules": compare(small[HIGH], small[LOW]),
+    }
+    for name, gain in gains.items():
+        results[name] = dataclasses.asdict(gain.interval) | {"p_value": gain.p_value}
+        span = f"{gain.interval.low:+.3f} to {gain.interval.high:+.3f}, p {gain.p_value:.4f}"
+        table.add_row(name, span, f"{gain.interval.value:+.3f}")
+    for name, found in probes.items():
+        results[f"frozen, {name}"] = dict(zip(found.findings, per_finding(found), strict=True))
+    Console().print(table)
+    Console().print(results)
+    if options.json:
+        write_atomically(options.json, json.dumps(results, indent=1) + "\n")
+
+
+def findings_shards(options: Options) -> Path:
+    """Films of about 256 pixels with all findings, as the phantom archive draws them."""
+    archive = options.work / "findings"
+    if not (archive.with_suffix(".shards") / "manifest.json").exists():
+        write_archive(archive, patients=options.patients, seed=11, side=256)
+    return shards_of(archive, 256, (0.6, 0.1, 0.3))
+
+
+def nodule_shards(options: Options) -> Path:
+    """One film per patient, every second with one nodule of 5 to 12 mm and nothing else."""
+    archive = options.work / "nodules"
+    if not (archive / "metadata.csv").exists():
+        rows = []
+        for number in range(options.nodule_patients):
+            study = plan_patient(12, number, side=512)[0]
+            rng = np.random.default_rng((12, number))
+            nodule = dataclasses.replace(draw_finding(NODULE, rng), size=float(rng.uniform(5, 12)))
+            found = (nodule,) if number % 2 else ()
+            study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, findings=found))
+            make_film(archive, study)
+            rows.append(
+                {"file": study.file, "patient": study.person.patient_id, f"label:{NODULE}": number % 2}
+            )
+        with (archive / "metadata.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return shards_of(archive, 512, (0.5, 0.1, 0.4))
+
+
+def shards_of(archive: Path, side: int, fractions: tuple[float, float, float]) -> Path:
+    shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
+    if not (shards / "manifest.json").exists():
+        key.write_text(KEY)
+        settings = BuildSettings(
+            side=side, shard_size=32, fractions=fractions, contour=f"masks:{archive / 'masks'}"
+        )
+        build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
+    return shards
+
+
+def step(run: Path, program: str, *flags: str) -> Path:
+    """Run a program of xpt to its end, unless it has come there; its CPU time goes to `RUN/cpu_seconds`."""
+    done = run / "cpu_seconds"
+    if not done.exists():
+        command = [sys.executable, program, "--preset", "demo", "--run_dir", str(run), *MODEL, *flags]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        write_atomically(done, f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before:.0f}\n")
+    return run
+
+
+def tune(
+    options: Options, name: str, data: Path, seed: int, init: str, images: int, fraction: float, *flags: str
+) -> Predictions:
+    """Fine-tune, choose by validation, and predict the test films."""
+    run = step(
+        options.work / name,
+        "xpt/finetune.py",
+        *("--data.path", str(data), "--init", init, "--train.seed", str(seed)),
+        *("--train.images", str(images), "--train.warmup_images", str(images // 10)),
+        *("--train.eval_images", str(images // 8), "--train.checkpoint_images", str(images // 2)),
+        *("--recognition.fraction", str(fraction), "--recognition.fraction_seed", str(seed)),
+        *("--recognition.layer_decay", "0.75" if init else "1.0"),
+        *flags,
+    )
+    return test_predictions(run)
+
+
+def probe(options: Options, data: Path, pretrained: Path, protocol: str) -> Predictions:
+    run = step(
+        options.work / f"frozen-{protocol}",
+        "xpt/finetune.py",
+        *("--data.path", str(data), "--init", str(pretrained), "--recognition.protocol", protocol),
+        *("--train.images", "6400", "--train.eval_images", "800", "--train.warmup_images", "640"),
+        *("--train.batch", "32", "--train.base_lr", "0.016", "--recognition.l2", "30"),
+    )
+    return test_predictions(run)
+
+
+def test_predictions(run: Path) -> Predictions:
+    path = run / "predictions-test.parquet"
+    if not path.exists():
+        subprocess.run([sys.executable, "xpt/evaluate.py", str(run)], check=True)
+    return read_predictions(path)
+
+
+def per_finding(found: Predictions) -> list[float]:
+    ones = np.ones((1, len(found.keys)))
+    return [
+        float(auroc_draws(found.target_NC[:, c] > 0.5, found.logit_NC[:, c], ones)[0])
+        for c in range(len(found.findings))
+    ]
+
+
+def macro(found: Predictions) -> Statistic:
+    """Mean AUROC over the findings; every label of a phantom is known."""
+
+    def statistic(weight_RN: np.ndarray) -> np.ndarray:
+        areas = [
+            auroc_draws(found.target_NC[:, c] > 0.5, found.logit_NC[:, c], weight_RN)
+            for c in range(len(found.findings))
+        ]
+        return np.mean(areas, 0)
+
+    return statistic
+
+
+def compare(ours: list[Predictions], theirs: list[Predictions]) -> Difference:
+    """Difference of the mean over the seeds, by patient, on the same films."""
+    assert all(run.keys == ours[0].keys for run in (*ours, *theirs))
+
+    def mean(runs: list[Predictions]) -> Statistic:
+        return lambda weight_RN: np.mean([macro(run)(weight_RN) for run in runs], 0)
+
+    return paired_difference(mean(ours), mean(theirs), ours[0].patients)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Test a fine-tuned model: predictions, numbers with intervals, one page.
+
+    xpt-evaluate RUN [--against OTHER_RUN] [--boxes boxes.parquet]
+
+Writes into RUN: `predictions-val.parquet`, `predictions-test.parquet`, `evaluation.json` and
+`evaluation.html`. Where the data set has no test split, validation stands in for it, and the page says so.
+"""
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from xpt import distributed
+from xpt.best import BEST, Trained, load_best, whole_frames
+from xpt.data.index import select_rows
+from xpt.data.reader import DataError
+from xpt.distributed import Rank
+from xpt.files import write_atomically
+from xpt.heatmaps import heat_maps
+from xpt.localisation import Box, Found, judge, read_boxes
+from xpt.metrics import interval
+from xpt.page import Example, page
+from xpt.predictions import Predictions, read_predictions, write_predictions
+from xpt.scores import compared, scores_of
+from xpt.tasks.recognition import Labelled
+from xpt.telemetry import set_up_logging
+
+log = logging.getLogger("xpt")
+FAILED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    run: tyro.conf.Positional[Path]
+    """Run folder of xpt-finetune."""
+    data: str = ""
+    """Shards to test on; empty: those that the run was trained on."""
+    against: Path | None = None
+    """Another run, evaluated on the same films, for a paired test."""
+    boxes: Path | None = None
+    """Boxes of `xpt-shards boxes`: how well the heat maps point at them."""
+    examples: int = 2
+    """Films on the page per finding: as many of the surest right ones, and of the surest wrong ones."""
+
+
+def main() -> None:
+    set_up_logging(0)
+    try:
+        evaluate(tyro.cli(Options, description=__doc__), distributed.start())
+    except (ValueError, OSError, DataError) as error:
+        log.error("%s", error)
+        sys.exit(FAILED)
+    finally:
+        distributed.stop()
+
+
+def evaluate(options: Options, rank: Rank) -> dict[str, Any]:
+    """Everything, on this process alone; returns what it wrote as JSON."""
+    run = options.run
+    trained, splits = None, {}
+    if (run / BEST).exists():
+        trained = load_best(run, options.data, rank)
+        splits = {split.shards.split: split for split in trained.task.evaluated()}
+        for name, split in splits.items():
+            write_predictions(run / f"predictions-{name}.parquet", trained.predict(split, rank))
+    val = read_predictions(run / "predictions-val.parquet")
+    name = "test" if (run / "predictions-test.parquet").exists() else "val"
+    test = read_predictions(run / f"predictions-{name}.parquet")
+    scores = {"split": name, **scores_of(val, test)}
+    if options.against is not None:
+        theirs = read_predictions(options.against / f"predictions-{name}.parquet")
+        scores["against"] = {"run": str(options.against), **compared(test, theirs)}
+    examples: list[Example] = []
+    if trained is not None:
+        split = splits[name]
+        if options.boxes is not None:
+            boxes = read_boxes(options.boxes, split.shards.side)
+            scores["localisation"] = localisation(trained, split, test, boxes, rank)
+        examples = pictures(trained, split, test, options.examples, rank)
+    elif options.boxes is not None:
+        raise ValueError(f"--boxes: {run} has no {BEST}, and a probe without training has no heat maps")
+    write_atomically(run / "evaluation.json", json.dumps(without_nan(scores), indent=1) + "\n")
+    write_atomically(run / "evaluation.html", page(run.name, scores, val, test, examples))
+    mean = scores["mean"]["auroc"]
+    log.info(
+        "%s, %s films: mean AUROC %.4f (95%%: %.4f to %.4f) over %d of %d findings; look at %s",
+        name,
+        f"{len(test.keys):,}",
+        mean["value"],
+        mean["low"],
+        mean["high"],
+        mean["findings"],
+        len(test.findings),
+        run / "evaluation.html",
+    )
+    return scores
+
+
+def localisation(
+    trained: Trained,
+    split: Labelled,
+    test: Predictions,
+    boxes: dict[tuple[str, str], list[Box]],
+    rank: Rank,
+) -> dict[str, Any]:
+    """Per finding: the share of films whose hottest patch lies in a box, and the mean overlap.
+
+    Raises ValueError where no film of the split has a box of a finding.
+    """
+    patient_of = dict(zip(test.keys, test.patients, strict=True))
+    wanted = {key for key, finding in boxes if key in patient_of and finding in test.findings}
+    if not wanted:
+        raise ValueError(
+            f"--boxes: none is of a film of split {split.shards.split} and of {', '.join(test.findings)}"
+        )
+    judged: dict[str, dict[str, Found]] = {name: {} for name in test.findings}
+    for key, _, finding, heat_GG in looked(trained, split, wanted, rank):
+        if (key, finding) in boxes:
+            judged[finding][key] = judge(heat_GG, boxes[key, finding])
+    rows = {}
+    for name, films in judged.items():
+        if not films:
+            continue
+        patients = [patient_of[key] for key in films]
+        hit_N, iou_N = (
+            np.array([getattr(f, what) for f in films.values()], float) for what in ("hit", "iou")
+        )
+        rows[name] = {
+            "films": len(films),
+            "hit": dataclasses.asdict(interval(lambda w, x=hit_N: w @ x / w.sum(1), patients)),
+            "iou": dataclasses.asdict(interval(lambda w, x=iou_N: w @ x / w.sum(1), patients)),
+            "area": float(np.mean([f.area for f in films.values()])),
+        }
+    return rows
+
+
+def pictures(trained: Trained, split: Labelled, test: Predictions, count: int, rank: Rank) -> list[Example]:
+    """The surest right and the surest wrong positives of each finding."""
+    probability_NC = test.probabilities()
+    row_of = {key: row for row, key in enumerate(test.keys)}
+    wanted: list[tuple[str, str, bool]] = []
+    for c, name in enumerate(test.findings):
+        order = np.argsort(-probability_NC[:, c])
+        for is_positive in (True, False):
+            rows = [row for row in order if test.target_NC[row, c] == is_positive]
+            wanted += [(test.keys[row], name, is_positive) for row in rows[:count]]
+    shown = {
+        (key, finding): (image_HW, heat_GG)
+        for key, image_HW, finding, heat_GG in looked(trained, split, {key for key, _, _ in wanted}, rank)
+    }
+    return [
+        Example(
+            key=key,
+            finding=name,
+            probability=float(probability_NC[row_of[key], test.findings.index(name)]),
+            is_positive=is_positive,
+            image_HW=shown[key, name][0],
+            heat_GG=shown[key, name][1],
+        )
+        for key, name, is_positive in wanted
+    ]
+
+
+def looked(
+    trained: Trained, split: Labelled, keys: set[str], rank: Rank
+) -> Iterator[tuple[str, np.ndarray, str, np.ndarray]]:
+    """(key, image_HW, finding, heat_GG) for each of the films and each finding."""
+    is_wanted_N = np.array([key in keys for key in split.samples.keys])
+    part = dataclasses.replace(split, shards=select_rows(split.shards, is_wanted_N))
+    with whole_frames(part, trained.config, rank) as batches:
+        for batch in batches:
+            for c, finding in enumerate(trained.task.map.findings):
+                heat_BGG = heat_maps(trained.model, batch.image_BCHW, batch.is_valid_BL, c).cpu().numpy()
+                for film, key in enumerate(batch.keys):
+                    if batch.weight_B[film]:
+                        yield key, batch.image_BCHW[film, 0].cpu().numpy(), finding, heat_BGG[film]
+
+
+def without_nan(value: Any) -> Any:  # noqa: ANN401  JSON
+    """JSON has no NaN: null says that a number is undefined."""
+    if isinstance(value, dict):
+        return {name: without_nan(content) for name, content in value.items()}
+    if isinstance(value, list):
+        return [without_nan(content) for content in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+if __name__ == "__main__":
+    main()
