@@ -84,6 +84,7 @@ def main(args: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     train = _films(options, "train", range(options.patients))
     test = _films(options, "test", range(options.patients, options.patients + options.test_patients))
+    assert not set(train.patients) & set(test.patients)
     missing = [key for key in _keys(options) if not _path(options, *key).exists()]
     for arm, seed in missing[: options.runs]:
         result = _run(options, arm, seed, train, test)
@@ -133,8 +134,12 @@ def _draw(spec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # noqa: ANN001
 
 
 def _run(options: Options, arm: str, seed: int, train: Films, test: Films) -> dict[str, object]:
-    images = {"untrained": 0, "cross, equal time": _equal_time(options, seed)}.get(arm, options.images)
-    config = _config(arm, max(images, 8), seed)
+    images = options.images
+    if arm == "untrained":
+        images = 0
+    elif arm == "cross, equal time":
+        images = _equal_time(options, seed)
+    config = _config(arm, images or options.images, seed)
     torch.manual_seed(seed)
     model = MAE(config)
     started = time.process_time()
