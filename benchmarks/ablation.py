@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.ablation [--out runs/ablation] [--runs 1] [--json FILE]
 
 One model per arm and seed is trained from nothing on the phantoms of the training patients; then a logistic
-regression on the encoder's mean token, all patches visible, tells the findings of other patients' films.
+regression on the encoder's tokens, all patches visible and averaged in 4 x 4 zones of the film, tells the
+findings of other patients' films.
 Each run leaves one file in `--out`, so that an interrupted series goes on, and `--runs N` makes N at most.
 `cross, equal time` repeats the cross decoder with as many images as fit into the time of `self` of its seed.
 
@@ -20,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -41,6 +43,8 @@ from xpt.schedule import learning_rate, parameter_groups
 
 SCALE, PHANTOM_SIDE = 0.17, 1440
 """Rendered a little larger than the 224 pixels they are shrunk to."""
+ZONES = 4
+PROBE_L2 = 100.0
 ARMS: dict[str, dict[str, str]] = {
     "self, contour": {},
     "cross, contour": {"decoder": "cross"},
@@ -145,7 +149,7 @@ def _run(options: Options, arm: str, seed: int, train: Films, test: Films) -> di
     started = time.process_time()
     losses = _train(model, config, train, images)
     seconds = time.process_time() - started
-    probe = fit_logistic(_features(model.encoder, train), train.target_NC, l2=10.0)
+    probe = fit_logistic(_features(model.encoder, train), train.target_NC, l2=PROBE_L2)
     logits_NC = probe.logits(_features(model.encoder, test))
     return {
         "arm": arm,
@@ -203,7 +207,7 @@ def _train(model: MAE, config: Config, films: Films, images: int) -> list[float]
 
 @torch.no_grad()
 def _features(encoder: Encoder, films: Films) -> Tensor:
-    """[N, D]: mean of the patch tokens that show film, all patches visible."""
+    """[N, ZONES * ZONES * D]: mean patch token of each zone, all patches visible."""
     model = demo().model
     parts = []
     for image_BCHW, valid_BL in zip(films.image_NCHW.split(64), films.is_valid_NL.split(64), strict=True):
@@ -222,7 +226,8 @@ def _features(encoder: Encoder, films: Films) -> Tensor:
             std=PIXEL_STD,
         )
         tokens_BLD = encoder(every.patches_BKP, every.visible_BK)[:, 1:]
-        parts.append((tokens_BLD * valid_BL[..., None]).sum(1) / valid_BL.sum(1, keepdim=True))
+        tokens_BDGG = tokens_BLD.transpose(1, 2).unflatten(2, (model.grid, model.grid))
+        parts.append(F.adaptive_avg_pool2d(tokens_BDGG, ZONES).flatten(1))
     return torch.cat(parts)
 
 
