@@ -75,10 +75,12 @@ def mask_and_gather(
     check_tensor("contour", contour_BL, (images, length), (torch.float32,), device)
     check_tensor("is_valid", is_valid_BL, (images, length), (torch.bool,), device)
     check_tensor("position", position_B, (images,), (torch.int64,), device)
-    if device.type == "cpu" and not bool(((contour_BL >= 0) & (contour_BL <= 1)).all()):
-        raise ValueError(
-            "contour: got values outside [0, 1] or NaN, wanted the covered fraction of each patch"
-        )
+    if device.type == "cpu" and images:
+        low, high = (bound.item() for bound in contour_BL.aminmax())
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise ValueError(
+                "contour: got values outside [0, 1] or NaN, wanted the covered fraction of each patch"
+            )
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: got {seed}, wanted 0 <= seed < 2**64")
     if not 1 <= keep <= length:

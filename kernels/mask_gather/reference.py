@@ -95,9 +95,12 @@ def mask_and_gather(
         rate_outside=rate_outside,
     )
     visible_BK = raster_ids(is_visible_BL, keep)
-    predicted_BM = raster_ids(
-        select_predicted(is_visible_BL, is_valid_BL, position_B, seed=seed, predict=predict), predict
-    )
+    is_predicted_BL = ~is_visible_BL
+    if predict < contour_BL.shape[1] - keep:
+        is_predicted_BL = select_predicted(
+            is_visible_BL, is_valid_BL, position_B, seed=seed, predict=predict
+        )
+    predicted_BM = raster_ids(is_predicted_BL, predict)
     patches_BKP = normalize_pixels(gather_patches(image_BCHW, visible_BK, patch), mean, std).to(dtype)
     return MaskedPatches(
         patches_BKP, visible_BK, predicted_BM, is_valid_BL.gather(1, predicted_BM), ~is_visible_BL
@@ -218,6 +221,8 @@ def select_predicted(
     predict: int,
 ) -> Bool[Tensor, "B L"]:
     """`predict` masked patches of each row, uniformly; padding only where nothing else is left."""
+    if predict == 0:
+        return torch.zeros_like(is_visible_BL)
     group_BL = torch.where(is_visible_BL, 3, 1 - is_valid_BL.long())
     key_BL = (group_BL << 30) | (draws(seed, position_B, STREAM_PREDICTION, is_visible_BL.shape[1]) >> 2)
     (is_predicted_BL,) = are_smallest(key_BL, torch.full_like(position_B, predict)[:, None])
@@ -238,6 +243,10 @@ def are_smallest(key_BL: Int64[Tensor, "B L"], count_BN: Int64[Tensor, "B N"]) -
 
 def raster_ids(is_chosen_BL: Bool[Tensor, "B L"], count: int) -> Int64[Tensor, "B count"]:
     """The ids of the chosen patches in raster order; every row has `count` of them."""
+    if is_chosen_BL.device.type == "cpu":
+        flat = torch.from_numpy(np.flatnonzero(is_chosen_BL.numpy()))  # a fifth of nonzero's time
+        first_B1 = torch.arange(len(is_chosen_BL))[:, None] * is_chosen_BL.shape[1]
+        return flat.view(len(is_chosen_BL), count) - first_B1
     return is_chosen_BL.nonzero()[:, 1].view(len(is_chosen_BL), count)
 
 

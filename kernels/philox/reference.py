@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kernels.philox import cpu
+
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
@@ -50,6 +52,17 @@ def draws(seed: int, position_B: Int64[Tensor, " B"], stream: int, count: int) -
     Raises:
         ValueError: for a seed out of range.
     """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: got {seed}, wanted 0 <= seed < 2**64")
+    if position_B.device.type == "cpu":
+        return torch.from_numpy(cpu.draws(seed, position_B.numpy(), stream, count))
+    return draws_in_torch(seed, position_B, stream, count)
+
+
+def draws_in_torch(
+    seed: int, position_B: Int64[Tensor, " B"], stream: int, count: int
+) -> Int64[Tensor, "B count"]:
+    """As `draws`, on any device."""
     block_1Q = torch.arange(-(-count // 4), device=position_B.device)[None]
     position_B1 = position_B[:, None]
     stream_11 = torch.full_like(block_1Q[:, :1], stream)
