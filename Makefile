@@ -48,10 +48,11 @@ demo: install  ## From nothing to a pretrained encoder and its pictures, in unde
 test: install  ## Run the tests (ARGS="-k order" narrows them)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: install  ## ruff and pyright
+lint: install  ## ruff, pyright and shellcheck
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+	@$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh .ci/run
 
 format: install  ## Let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

@@ -38,6 +38,7 @@ from xpt.engine import (
     zero_stage,
 )
 from xpt.files import write_atomically
+from xpt.hands import Hands
 from xpt.interval import Interval, NonFiniteError, Report
 from xpt.masking import region_of
 from xpt.models.mae import MAE
@@ -48,10 +49,12 @@ from xpt.validation import evaluate, predict
 
 log = logging.getLogger("xpt")
 PICTURE_FILMS = 4
-FAILED = 2
-R = TypeVar("R", bound=RunConfig)
+CRASHED = 1
+REFUSED = 2
+"""Exit status where starting again would end the same way; the message says what to mend."""
 TOLD_TO_STOP = 75
 """Exit status of a run that stopped on a signal, with a checkpoint, and can go on (EX_TEMPFAIL)."""
+R = TypeVar("R", bound=RunConfig)
 
 
 def main() -> None:
@@ -69,21 +72,21 @@ def run_job(parse: Callable[[list[str]], R], job: Callable[[R, dict[str, Any], R
     except (ValueError, OSError, NonFiniteError, DataError) as error:
         # The message says what to do; a traceback would only hide it.
         log.error("%s", error)
-        leave_failed()
+        leave_failed(REFUSED)
     except Exception:
         log.exception("unexpected error")
-        leave_failed()
+        leave_failed(CRASHED)
     distributed.stop()
     sys.exit(status)
 
 
-def leave_failed() -> NoReturn:
+def leave_failed(status: int) -> NoReturn:
     """End this process at once: with others about, leaving their group politely would wait for them."""
     logging.shutdown()
     if dist.is_initialized() and dist.get_world_size() > 1:
-        os._exit(FAILED)
+        os._exit(status)
     distributed.stop()
-    sys.exit(FAILED)
+    sys.exit(status)
 
 
 def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
@@ -113,6 +116,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
         validate(engine, val_set, config, rank, run_log, images)
 
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
+    hands = Hands(rank.device)
     with train_loader(
         train_set,
         config.data,
@@ -145,15 +149,15 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             interval.add_norm(step, gradient_norm(engine))
             step, images = step + 1, images + settings.global_batch
 
-            is_last = images >= last
+            is_last, stops = images >= last, hands.show(stop.asked)
             validates_now = validates and (is_last or step % settings.every(settings.eval_images) == 0)
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
-            if not (validates_now or saves or step % settings.every(settings.log_images) == 0):
+            if not (stops or validates_now or saves or step % settings.every(settings.log_images) == 0):
                 continue
             report = interval.close(
                 wait_seconds=batches.wait_seconds - waited,
                 replaced=batches.replaced,
-                asked_to_stop=stop.asked,
+                asked_to_stop=stops,
                 checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
                 world_size=rank.count,
             )
@@ -266,7 +270,7 @@ def validate(
 
 
 class StopSignal:
-    """Whether this process was asked to stop; the loop looks when all ranks compare notes.
+    """Whether this process was asked to stop; the ranks tell each other at every step (`Hands`).
 
     The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 asks; a second one ends the process at once.
     """

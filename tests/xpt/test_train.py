@@ -85,7 +85,7 @@ wait $first && wait $second
 def test_the_documented_launchers_train_on_two_ranks(
     shards: Path, tmp_path: Path, undisturbed: Path, launcher: str
 ):
-    for name, content in {"srun": FAKE_SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\n"}.items():
+    for name, content in {"srun": FAKE_SRUN, "scontrol": "#!/bin/bash\necho NodeAddr=127.0.0.1 x\n"}.items():
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {

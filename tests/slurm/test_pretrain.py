@@ -1,0 +1,95 @@
+"""slurm/pretrain.sh under a real Slurm: time limits, deaths, cancelling, the cap on restarts."""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.slurm.cluster import Cluster
+from tests.xpt.conftest import TINY, rows, start, trace
+
+pytestmark = pytest.mark.launch
+SCRIPT = "slurm/pretrain.sh"
+
+
+def environment_with(folder: Path, program: str) -> str:
+    """A stand-in for the virtual environment whose python runs `program` (a line of shell)."""
+    (folder / "venv" / "bin").mkdir(parents=True)
+    python = folder / "venv" / "bin" / "python"
+    python.write_text(f"#!/bin/bash\n{program}\n")
+    python.chmod(0o755)
+    return str(folder / "venv")
+
+
+def holding(folder: Path) -> str:
+    return environment_with(folder, f'exec {sys.executable} {ROOT}/tests/slurm/held.py "$@"')
+
+
+def flags(shards: Path, run: Path) -> list[str]:
+    return ["--data.path", str(shards), "--run_dir", str(run), *TINY]
+
+
+def test_two_time_limits_and_a_killed_rank_leave_the_trace_of_an_undisturbed_run(
+    cluster: Cluster, shards: Path, tmp_path: Path, log: Path
+):
+    """Two nodes x two ranks. Slurm announces the end of the one-minute limit after 25 to 55 seconds."""
+    job = cluster.submit(
+        *("--nodes", "2", "--ntasks-per-node", "2", "--cpus-per-task", "1", "--output", str(log)),
+        *("--time", "1", "--signal", "B:USR2@35", SCRIPT, *flags(shards, tmp_path / "run")),
+        XPT_VENV=holding(tmp_path),
+        PYTHONPATH=str(ROOT),
+        HELD="limit,kill,limit",
+    )
+    cluster.wait_for_state(job, "COMPLETED", timeout=540)
+    said = log.read_text()
+    assert said.count("the time limit is near") >= 2, said
+    assert int(cluster.job(job)["Restarts"]) >= 3
+    died = re.search(r"rank 3 dies at (\S+)", said)
+    ended = re.search(r"ended with status 137 at (\S+)", said)
+    assert died and ended, said
+    assert float(ended[1]) - float(died[1]) < 60
+
+    whole = start(tmp_path / "whole", shards, "--ds_config", "ds_configs/zero2.json", ranks=4)
+    assert whole.wait() == [0] * 4, whole.output()
+    assert trace(tmp_path / "run") == trace(whole.folder)
+
+
+def test_scancel_saves_and_the_same_command_goes_on(
+    cluster: Cluster, shards: Path, tmp_path: Path, log: Path
+):
+    settings = {"XPT_VENV": holding(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = ["--cpus-per-task", "1", "--output", str(log), SCRIPT, *flags(shards, tmp_path / "run")]
+    job = cluster.submit(*command, HELD="limit", **settings)
+    wait_for(log, "waiting for a signal")
+    cluster.cancel(job)
+    cluster.wait_for_state(job, "CANCELLED")
+    wait_for(log, "as told")
+    assert cluster.job(job)["Restarts"] == "0"
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "images-000000000040\n"
+
+    cluster.wait_for_state(cluster.submit(*command, HELD="", **settings), "COMPLETED")
+    assert "40 of 96 images done" in log.read_text()
+    assert rows(tmp_path / "run")[-1]["images"] == 96
+
+
+@pytest.mark.parametrize(("status", "starts"), [(1, 3), (2, 1)], ids=["a crash", "a refusal"])
+def test_a_crash_is_tried_again_up_to_the_cap_and_a_refusal_is_not(
+    cluster: Cluster, tmp_path: Path, log: Path, status: int, starts: int
+):
+    job = cluster.submit(
+        *("--cpus-per-task", "1", "--output", str(log), SCRIPT),
+        XPT_VENV=environment_with(tmp_path, f"echo started; exit {status}"),
+        XPT_MAX_RESTARTS="2",
+    )
+    assert cluster.wait_for_state(job, "FAILED")["ExitCode"] == f"{status}:0"
+    assert log.read_text().count("started") == starts
+
+
+def wait_for(log: Path, words: str, timeout: float = 120) -> None:
+    end = time.monotonic() + timeout
+    while not (log.exists() and words in log.read_text()):
+        assert time.monotonic() < end, log.read_text() if log.exists() else "the job wrote nothing"
+        time.sleep(0.1)
