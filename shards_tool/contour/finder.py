@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from shards_tool.contour.fixed import mean_shape
-from shards_tool.contour.region import Contour, Mask, iou
+from shards_tool.contour.region import Contour, Mask, contour_mask, iou
 from shards_tool.contour.segmenter import SHIPPED, Found, Map, Segmenter
 from shards_tool.contour.trust import Regions, doubt_about, regions_of
 from shards_tool.film import Grey
@@ -85,14 +85,14 @@ def _cropped(found: Found, box: Box, side: int) -> Regions:
     return regions_of(found.lung[content], None if found.chest is None else found.chest[content])
 
 
+_VALUES = np.array([0] * 64 + [CONTOUR_CHEST] * 128 + [CONTOUR_LUNG] * 64, np.uint8)
+"""The nearest of the three values."""
+
+
 def _enlarged(regions: Regions, shape: tuple[int, ...]) -> Mask:
     """The three values, in the film's size; edges run between the small pixels, not along them."""
-    size = shape[::-1]
-    out = np.zeros(shape, np.uint8)
-    for mask, value in ((regions.chest, CONTOUR_CHEST), (regions.lung, CONTOUR_LUNG)):
-        grey = cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_LINEAR)
-        cv2.max(out, cv2.threshold(grey, 127, value, cv2.THRESH_BINARY)[1], dst=out)
-    return out
+    small = contour_mask(regions.lung, regions.chest)
+    return cv2.LUT(cv2.resize(small, shape[::-1], interpolation=cv2.INTER_LINEAR), _VALUES)
 
 
 def _fallback(pixels_HW: Grey, reason: str, *, certainty: float) -> Contour:

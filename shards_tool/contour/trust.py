@@ -1,8 +1,8 @@
 """From maps of probability to two regions, and whether they can be trusted.
 
-The certainty is in units of IoU: how much of the chest region stays the same whether its edge is drawn at a
-probability of 0.25 or of 0.75, whether it is taken from the chest map or as the hull of the lungs, and
-(where these leave doubt) whether the film is looked at in a mirror. The least of the three counts.
+The certainty is in units of IoU: how much of the chest region stays the same whether the lungs are cut out at
+a probability of 0.25 or of 0.75, whether it is their hull or the network's own map of the hull, and (where
+these leave doubt) whether the film is looked at in a mirror. The least of the three counts.
 """
 
 from dataclasses import dataclass
@@ -40,15 +40,20 @@ class Regions:
 
 
 def regions_of(lung: Map, chest: Map | None) -> Regions:
-    """Lungs are the two largest pieces without holes; the chest is convex and holds them."""
+    """Lungs are the two largest pieces without holes, the chest is their hull.
+
+    Where one lung is all that is seen, the chest reaches as far as the chest map says.
+    """
     is_lung, lobes = _two_lobes(lung >= _MIDDLE)
-    of_lungs = hull_of(is_lung)
-    if chest is None:
-        low, high = (hull_of(_two_lobes(lung >= level)[0]) for level in (_LOW, _HIGH))
-        return Regions(lung=is_lung, chest=of_lungs, lobes=lobes, certainty=iou(low, high))
-    low, middle, high = (hull_of(_largest(chest >= level)) for level in (_LOW, _MIDDLE, _HIGH))
-    certainty = min(iou(low, high), iou(middle, of_lungs))
-    return Regions(lung=is_lung & middle, chest=middle, lobes=lobes, certainty=certainty)
+    is_chest = hull_of(is_lung)
+    low, high = (hull_of(_two_lobes(lung >= level)[0]) for level in (_LOW, _HIGH))
+    certainty = iou(low, high)
+    if chest is not None:
+        other = hull_of(_largest(chest >= _MIDDLE))
+        if lobes == 1:
+            is_chest = hull_of(is_chest | other)
+        certainty = min(certainty, iou(is_chest, other))
+    return Regions(lung=is_lung, chest=is_chest, lobes=lobes, certainty=certainty)
 
 
 def doubt_about(regions: Regions) -> str:
