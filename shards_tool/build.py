@@ -257,6 +257,12 @@ def _take_parts(ledger: Ledger, request: _Request, *, wanted: bool) -> None:
 def _say_what_is_odd(summary: BuildSummary, settings: BuildSettings) -> None:
     if settings.contour != "rect" and (without := summary.contours.get("rect", 0)):
         log.warning("%d of %d films have no mask and got the rectangle", without, summary.samples)
+    if unsure := summary.contours.get("mean", 0):
+        log.warning(
+            "%d of %d films got the mean chest, theirs was not found: look at xpt-shards preview --worst",
+            unsure,
+            summary.samples,
+        )
     for split, fraction in zip(SPLITS, settings.fractions, strict=True):
         if fraction > 0 and summary.splits[split] == 0:
             log.warning("no film is in %s: there are few patients; another --salt divides them anew", split)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from shards_tool.boxes import write_boxes
 from shards_tool.build import build, build_part
+from shards_tool.contour.command import LINES, write_contours
 from shards_tool.originals import Originals
 from shards_tool.preview import write_contact_sheet
 from shards_tool.privacy import default_key_file, load_key
@@ -178,6 +179,8 @@ class Preview:
     columns: int = 6
     split: Literal["train", "val", "test"] | None = None
     """By default all of them."""
+    worst: bool = False
+    """The films with the least certain contours, the worst first, instead of films from all over."""
     before: tuple[str, ...] = ()
     """Sources of the build: each film is then shown as its file has it, too, without any windowing."""
     key_file: Path | None = None
@@ -189,10 +192,38 @@ class Preview:
             key_file = self.key_file or default_key_file(self.folder)
             before = Originals(sources=self.before, key=load_key(key_file, self.folder))
         write_contact_sheet(
-            self.folder, self.out, count=self.count, columns=self.columns, split=self.split, before=before
+            self.folder,
+            self.out,
+            count=self.count,
+            columns=self.columns,
+            split=self.split,
+            before=before,
+            worst=self.worst,
         )
         Console().print(f"wrote {self.out}")
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contours:
+    """Find the chest in films: a mask STEM.png for each, and a line in contours.jsonl.
+
+    Exit status 1 where a file has no picture in it.
+    """
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """DICOM, PNG and JPEG files, and folders of them."""
+    out: Path
+    """Folder to write: 255 lung, 128 chest, 0 outside."""
+    contour: str = "network"
+    """network, onnx:FILE, masks:DIR, rect or none, as for build."""
+
+    def run(self) -> int:
+        summary = write_contours(self.files, self.out, self.contour)
+        console = Console()
+        methods = ", ".join(f"{count} {method or 'unreadable'}" for method, count in summary.methods.items())
+        console.print(f"{summary.files} files: {methods}; see {self.out / LINES}", highlight=False)
+        return 1 if "" in summary.methods else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +299,7 @@ Command = (
     | Annotated[Split, tyro.conf.subcommand("split")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Preview, tyro.conf.subcommand("preview")]
+    | Annotated[Contours, tyro.conf.subcommand("contour")]
     | Annotated[Stats, tyro.conf.subcommand("stats")]
     | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Boxes, tyro.conf.subcommand("boxes")]

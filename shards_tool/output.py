@@ -23,6 +23,7 @@ _SOFTWARE = (
     "xpt",
     "numpy",
     "opencv-python-headless",
+    "onnxruntime",
     "pillow",
     "pydicom",
     "python-gdcm",

@@ -104,6 +104,8 @@ class FilmMaker:
             raise ValueError("the file changed during the build")
         film = read_film(content, self.rules, view=planned.view)
         contour = finder(film.pixels_HW, named_path(self.roots[planned.source], planned.path))
+        if self.rules.sideways == "exclude" and contour.orientation not in ("", "upright"):
+            raise ExcludedError(f"does not stand upright ({contour.orientation})")
         canvas_HW, box = letterbox(film.pixels_HW, self.side)
         height, width = film.pixels_HW.shape
         content_HW = canvas_HW[box.top : box.bottom, box.left : box.right]
@@ -119,10 +121,12 @@ class FilmMaker:
             "photometric": film.photometric,
             "window": film.window,
             "repairs": list(film.repairs),
-            "orientation": film.orientation,
+            "orientation": contour.orientation or film.orientation,
             "burned_in": film.burned_in or bool(writing),
             "box": box.as_tuple(),
             "contour": contour.method,
+            "contour_certainty": contour.certainty,
+            "contour_reason": contour.reason,
             "pixel_hash": keyed_hash(self.key, "pixels", hashlib.sha256(stored_HW.data).hexdigest()),
             "perceptual_hash": look.hex(),
         }

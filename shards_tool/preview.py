@@ -5,11 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 
 from shards_tool.files import write_whole
 from shards_tool.letterbox import letterbox
 from shards_tool.originals import Originals
-from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, INDEX, SPLITS, shard_name
+from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, INDEX, SAMPLES, SPLITS, shard_name
 from shards_tool.verify import read_manifest
 
 CELL = 320
@@ -24,8 +25,12 @@ def contact_sheet(
     columns: int = 6,
     split: str | None = None,
     before: Originals | None = None,
+    worst: bool = False,
 ) -> np.ndarray:
     """Films evenly spread over the data set, as a BGR picture; each beside its original where given.
+
+    Args:
+        worst: the films with the least certain contours instead, each with its certainty.
 
     Raises:
         ValueError: no such data set, or it has no samples.
@@ -37,8 +42,15 @@ def contact_sheet(
         entries += [(name, entry) for entry in index]
     if not entries:
         raise ValueError(f"{root} has no samples to show")
-    picked = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, count).round().astype(int))]
-    cells = [_cell(root, name, entry) for name, entry in picked]
+    if worst:
+        captions = _least_certain(root, split, count)
+        by_key = {entry["key"].decode(): (name, entry) for name, entry in entries}
+        picked = [by_key[key] for key in captions]
+    else:
+        places = np.unique(np.linspace(0, len(entries) - 1, count).round().astype(int))
+        picked = [entries[i] for i in places]
+        captions = {entry["key"].decode(): name for name, entry in picked}
+    cells = [_cell(root, name, entry, captions[entry["key"].decode()]) for name, entry in picked]
     if before is not None:
         originals = before.find({entry["key"].decode() for _, entry in picked})
         shown = [_original_cell(originals.get(entry["key"].decode())) for _, entry in picked]
@@ -61,14 +73,33 @@ def write_contact_sheet(
     columns: int = 6,
     split: str | None = None,
     before: Originals | None = None,
+    worst: bool = False,
 ) -> None:
-    sheet = contact_sheet(root, count=count, columns=columns, split=split, before=before)
+    sheet = contact_sheet(root, count=count, columns=columns, split=split, before=before, worst=worst)
     done, code = cv2.imencode(".png", sheet)
     assert done
     write_whole(path, code.tobytes())
 
 
-def _cell(root: Path, split: str, entry: np.void) -> np.ndarray:
+def _least_certain(root: Path, split: str | None, count: int) -> dict[str, str]:
+    """What to write on the worst films, by key, the worst first.
+
+    Raises:
+        ValueError: no film has a certainty.
+    """
+    names = ["key", "split", "contour", "contour_certainty", "contour_reason"]
+    rows = pq.read_table(root / SAMPLES, columns=names).to_pylist()
+    rows = [row for row in rows if row["contour_certainty"] is not None and split in (None, row["split"])]
+    if not rows:
+        raise ValueError(f"no film in {root} has a certainty: its contours are not from the network")
+    rows.sort(key=lambda row: (row["contour_certainty"], row["key"]))
+    return {
+        row["key"]: f"{row['contour_certainty']:.3f} {row['contour']} {row['contour_reason']}"
+        for row in rows[:count]
+    }
+
+
+def _cell(root: Path, split: str, entry: np.void, caption: str) -> np.ndarray:
     with (root / split / shard_name(int(entry["shard"]))).open("rb") as file:
         image = _decode(file, entry["image_offset"], entry["image_size"])
         contour = _decode(file, entry["contour_offset"], entry["contour_size"])
@@ -79,7 +110,7 @@ def _cell(root: Path, split: str, entry: np.void) -> np.ndarray:
     for is_region, colour in ((large >= CONTOUR_CHEST, _CHEST_BGR), (large == CONTOUR_LUNG, _LUNG_BGR)):
         outlines, _ = cv2.findContours(is_region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(cell, outlines, -1, colour, 1, cv2.LINE_AA)
-    cv2.putText(cell, split, (6, CELL - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(cell, caption, (6, CELL - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return cell
 
 

@@ -96,7 +96,11 @@ class SampleRecord:
     box: tuple[int, int, int, int]
     """Content inside the letterbox: top, left, bottom, right (exclusive), pixels of the stored image."""
     contour: str
-    """How the contour was found: "rect", "mask", ..."""
+    """How the contour was found: "network", "mask", "rect", "none", or "mean" (fallback of the network)."""
+    contour_certainty: float | None = None
+    """0 to 1, about the IoU to expect with a reader's chest region; None where the method has no opinion."""
+    contour_reason: str = ""
+    """Why the method is a fallback, or what is unusual about these lungs."""
     source_sha256: str
     """Of the source file's bytes, keyed like the pseudonyms."""
     pixel_hash: str
@@ -127,6 +131,8 @@ def validate_record(content: object) -> SampleRecord:
         "repairs": isinstance(content["repairs"], list)
         and all(isinstance(name, str) for name in content["repairs"]),
         "burned_in": isinstance(content["burned_in"], bool),
+        "contour_certainty": content["contour_certainty"] is None
+        or (type(content["contour_certainty"]) is float and 0 <= content["contour_certainty"] <= 1),
         "scrubbed": type(content["scrubbed"]) is int and content["scrubbed"] >= 0,
         "labels": _is_map(content["labels"])
         and all(value in (-1, 0, 1) for value in content["labels"].values()),
@@ -145,6 +151,7 @@ def validate_record(content: object) -> SampleRecord:
 
 _TEXTS = (
     *("key", "patient", "study", "view", "sex", "photometric", "window", "orientation", "contour"),
+    "contour_reason",
     *("source_sha256", "pixel_hash", "perceptual_hash", "duplicate_group"),
 )
 _COUNTS = ("original_height", "original_width", "bits_stored")

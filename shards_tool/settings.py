@@ -28,8 +28,9 @@ class BuildSettings:
     """Shares of patients in train, val and test."""
     salt: str = ""
     """Another salt gives another division into splits."""
-    contour: str = "rect"
-    """rect, or masks:DIR (one PNG per film; the rectangle for films without one)."""
+    contour: str = "network"
+    """network finds the chest of each film; onnx:FILE does it with another segmenter (its signature is in
+    `docs/shards.md`); masks:DIR takes a PNG per film, and the rectangle for films without one; rect; none."""
     views: Views = "frontal"
     """frontal keeps PA and AP films of the chest, chest adds lateral and oblique ones, all keeps every
     projection radiograph."""
@@ -62,7 +63,7 @@ class BuildSettings:
         return FilmRules(views=self.views, frames=self.frames, sideways=self.sideways, writing=self.writing)
 
     def recorded(self) -> dict[str, object]:
-        """For the manifest: without the mask folder's place."""
+        """For the manifest: without the mask folder's or the model's place."""
         method = self.contour.partition(":")[0]
         return dataclasses.asdict(self) | {"fractions": list(self.fractions), "contour": method}
 

@@ -40,6 +40,8 @@ SAMPLES_SCHEMA = pa.schema(
         ("scrubbed", pa.int32()),
         ("box", pa.list_(pa.int32(), 4)),
         ("contour", pa.string()),
+        ("contour_certainty", pa.float64()),
+        ("contour_reason", pa.string()),
         ("source_sha256", pa.string()),
         ("pixel_hash", pa.string()),
         ("perceptual_hash", pa.string()),

@@ -14,7 +14,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from shards_tool.schema import QUARANTINE, SAMPLES
 from shards_tool.settings import BuildSettings
 
-SMALL = BuildSettings(side=64, shard_size=3, fractions=(0.6, 0.2, 0.2))
+SMALL = BuildSettings(side=64, shard_size=3, fractions=(0.6, 0.2, 0.2), contour="rect")
 
 
 def picture(seed: int, height: int = 96, width: int = 80) -> np.ndarray:

@@ -40,7 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rng.integers(0, 256, (6, 5), dtype=np.uint8), (80, 96), interpolation=cv2.INTER_CUBIC
         )
         cv2.imwrite(str(folder / "films" / f"{number}.png"), pixels)
-    settings = BuildSettings(side=96, shard_size=8, fractions=(0.8, 0.2, 0.0))
+    settings = BuildSettings(side=96, shard_size=8, fractions=(0.8, 0.2, 0.0), contour="rect")
     build([folder / "films"], folder / "shards", settings, workers=0)
     return folder / "shards"
 

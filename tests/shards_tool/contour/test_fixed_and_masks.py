@@ -87,7 +87,14 @@ def test_an_unreadable_mask_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "word"), [("oval", "not known"), ("masks:/no/such", "no such folder"), ("masks:", "not known")]
+    ("spec", "word"),
+    [
+        ("oval", "not known"),
+        ("masks:/no/such", "no such folder"),
+        ("masks:", "not known"),
+        ("network:x", "not known"),
+        ("onnx:/no/such", "no such file"),
+    ],
 )
 def test_unknown_methods_are_refused(spec: str, word: str):
     with pytest.raises(ValueError, match=word):

@@ -1,0 +1,103 @@
+"""The finder that looks at each film: the network, a second look where there is doubt, and the fallback."""
+
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from shards_tool.contour.fixed import mean_shape
+from shards_tool.contour.region import Contour, Mask, contour_mask, iou
+from shards_tool.contour.segmenter import SHIPPED, Found, Map, Segmenter
+from shards_tool.contour.trust import Regions, doubt_about, regions_of
+from shards_tool.film import Grey
+from shards_tool.letterbox import Box
+from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
+from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
+
+_SURE = 0.93
+"""Certainty from which no second look is taken: it would cost as much again, for every film."""
+
+
+class NetworkFinder:
+    """Any film, upright or not, negative or not; the mean shape where the network is not to be trusted."""
+
+    def __init__(self, path: Path = SHIPPED) -> None:
+        self._segment = Segmenter(path)
+
+    def __call__(self, pixels_HW: Grey, path: PurePosixPath) -> Contour:
+        canvas, box = self._segment.canvas_of(pixels_HW)
+        if not canvas.any():
+            return _fallback(pixels_HW, "blank", certainty=0.0)
+        seen = self._segment(canvas)
+        regions = self._regions(canvas, box, seen)
+        certainty = round(regions.certainty, 4)
+        if doubt := doubt_about(regions):
+            return _fallback(pixels_HW, doubt, certainty=certainty)
+        if looks_lateral(np.ascontiguousarray(np.rot90(thumbnail(pixels_HW), -seen.turn))):
+            return _fallback(pixels_HW, "looks lateral", certainty=certainty)
+        return Contour(
+            mask_HW=_enlarged(regions, pixels_HW.shape),
+            method="network",
+            certainty=certainty,
+            reason="one lung field" if regions.lobes == 1 else "",
+            orientation=ORIENTATIONS[seen.turn],
+        )
+
+    def _regions(self, canvas: Map, box: Box, seen: Found) -> Regions:
+        """Of the film as it lies; set right where it does not seem so; also mirrored where there is doubt."""
+        if seen.is_negative:
+            canvas = canvas.copy()
+            content = canvas[box.top : box.bottom, box.left : box.right]
+            np.subtract(1, content, out=content)
+        if seen.turn or seen.is_negative:
+            seen = self._look(canvas, seen.turn, mirror=False)
+        regions = _cropped(seen, box, self._segment.side)
+        if regions.certainty >= _SURE:
+            return regions
+        mirrored = self._look(canvas, seen.turn, mirror=True)
+        other = _cropped(mirrored, box, self._segment.side)
+        both = _cropped(_mean(seen, mirrored), box, self._segment.side)
+        agreed = iou(regions.chest, other.chest)
+        return Regions(
+            lung=both.lung, chest=both.chest, lobes=both.lobes, certainty=min(both.certainty, agreed)
+        )
+
+    def _look(self, canvas: Map, turn: int, *, mirror: bool) -> Found:
+        """What is seen after so many quarter turns, put back into the film's own position."""
+        view = np.rot90(canvas, -turn)
+        found = self._segment(view[:, ::-1] if mirror else view)
+
+        def back(values: Map) -> Map:
+            return np.ascontiguousarray(np.rot90(values[:, ::-1] if mirror else values, turn))
+
+        chest = None if found.chest is None else back(found.chest)
+        return Found(lung=back(found.lung), chest=chest, turn=turn, is_negative=found.is_negative)
+
+
+def _mean(a: Found, b: Found) -> Found:
+    chest = None if a.chest is None or b.chest is None else (a.chest + b.chest) / 2
+    return Found(lung=(a.lung + b.lung) / 2, chest=chest, turn=a.turn, is_negative=a.is_negative)
+
+
+def _cropped(found: Found, box: Box, side: int) -> Regions:
+    scale = found.lung.shape[0] // side
+    content = np.s_[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right]
+    return regions_of(found.lung[content], None if found.chest is None else found.chest[content])
+
+
+_VALUES = np.array([0] * 64 + [CONTOUR_CHEST] * 128 + [CONTOUR_LUNG] * 64, np.uint8)
+"""The nearest of the three values."""
+
+
+def _enlarged(regions: Regions, shape: tuple[int, ...]) -> Mask:
+    """The three values, in the film's size; edges run between the small pixels, not along them."""
+    small = contour_mask(regions.lung, regions.chest)
+    return cv2.LUT(cv2.resize(small, shape[::-1], interpolation=cv2.INTER_LINEAR), _VALUES)
+
+
+def _fallback(pixels_HW: Grey, reason: str, *, certainty: float) -> Contour:
+    orientation = orientation_of(thumbnail(pixels_HW))
+    mask_HW = mean_shape(*pixels_HW.shape, orientation)
+    return Contour(
+        mask_HW=mask_HW, method="mean", certainty=certainty, reason=reason, orientation=orientation
+    )

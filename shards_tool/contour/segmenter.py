@@ -1,0 +1,115 @@
+"""A lung segmenter in an ONNX file, on one CPU thread: a film to maps of probability.
+
+The signature, for `--contour onnx:FILE`:
+
+- one input, float32 [N, 1, S, S] with S fixed: the film letterboxed to S x S, its grey between the 0.5th and
+  the 99.5th percentile of the content scaled to 0..1, bone bright, padding 0; N is dynamic or 1.
+- output `lung` (or the only output), float32 [N, 1, s, s]: the probability of lung, s at most S.
+- output `chest`, if there is one: the same for the convex hull of both lungs.
+- output `pose`, if there is one, float32 [N, 5]: the probability of each of the four clockwise quarter turns
+  that would set the film upright, and of its being a negative.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from shards_tool.film import Grey
+from shards_tool.letterbox import Box, letterbox
+
+Map = npt.NDArray[np.float32]
+SHIPPED = Path(__file__).with_name("weights.onnx")
+"""The weights that come with the package; `MODEL.md` beside them says what they are."""
+POSES = 5
+FINER = 2
+"""Maps are enlarged to so many times the network's side before they are cut at a level: the edge of a chest
+lies between pixels, and a quarter of a pixel all round is half a percent of its area."""
+_FINEST = 640
+"""Pixels on the longest side that are looked at: of larger films every so-many-th."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the network says of a film; maps are letterboxed as its input was, FINER times its side."""
+
+    lung: Map
+    chest: Map | None
+    turn: int
+    """Clockwise quarter turns that would set the film upright."""
+    is_negative: bool
+
+
+class Segmenter:
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            ValueError: not such a file, or not of the signature above.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the processes are the parallelism
+        options.log_severity_level = 3
+        if not path.is_file():
+            raise ValueError(f"--contour onnx:{path}: no such file")
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own kinds, none of which it exports
+            raise ValueError(
+                f"--contour onnx:{path}: not a model that onnxruntime can load: {error}"
+            ) from error
+        inputs = self._session.get_inputs()
+        names = [output.name for output in self._session.get_outputs()]
+        shape = inputs[0].shape
+        is_square = len(shape) == 4 and shape[1] == 1 and shape[2] == shape[3] and isinstance(shape[2], int)
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not is_square:
+            got = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
+            raise ValueError(
+                f"--contour onnx:{path}: inputs are {got}; wanted one, float32 [N, 1, S, S], S fixed"
+            )
+        if "lung" not in names and len(names) != 1:
+            raise ValueError(f"--contour onnx:{path}: outputs are {', '.join(names)}; wanted one named lung")
+        self.side: int = shape[2]
+        self._input = inputs[0].name
+        self._outputs = {name: name for name in ("chest", "pose") if name in names}
+        self._outputs["lung"] = "lung" if "lung" in names else names[0]
+
+    def canvas_of(self, pixels_HW: Grey) -> tuple[Map, Box]:
+        """The network's view of a film of any size, all 0 for a blank one; and where the film lies in it."""
+        step = max(1, max(pixels_HW.shape) // _FINEST)
+        small, box = letterbox(np.ascontiguousarray(pixels_HW[::step, ::step]), self.side)
+        content = small[box.top : box.bottom, box.left : box.right].astype(np.float32)
+        low, high = np.percentile(content, (0.5, 99.5))
+        canvas = np.zeros((self.side, self.side), np.float32)
+        if high > low:
+            canvas[box.top : box.bottom, box.left : box.right] = np.clip((content - low) / (high - low), 0, 1)
+        return canvas, box
+
+    def __call__(self, canvas: Map) -> Found:
+        """
+        Raises:
+            ValueError: the outputs are not of the signature above.
+        """
+        names = list(self._outputs)
+        film = np.ascontiguousarray(canvas, dtype=np.float32)[None, None]
+        values = self._session.run([self._outputs[name] for name in names], {self._input: film})
+        found = dict(zip(names, (np.asarray(value) for value in values), strict=True))
+        for name in ("lung", "chest"):
+            if name in found and (found[name].ndim != 4 or found[name].shape[:2] != (1, 1)):
+                raise ValueError(
+                    f"--contour onnx: output {name} has shape {found[name].shape}, wanted [N, 1, s, s]"
+                )
+        pose = found.get("pose", np.array([[1, 0, 0, 0, 0]], np.float32))
+        if pose.shape != (1, POSES):
+            raise ValueError(f"--contour onnx: output pose has shape {pose.shape}, wanted [N, {POSES}]")
+        return Found(
+            lung=self._full(found["lung"]),
+            chest=self._full(found["chest"]) if "chest" in found else None,
+            turn=int(pose[0, : POSES - 1].argmax()),
+            is_negative=bool(pose[0, POSES - 1] > 0.5),
+        )
+
+    def _full(self, values: npt.NDArray[np.float32]) -> Map:
+        return cv2.resize(values[0, 0], (FINER * self.side,) * 2, interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,73 @@
+"""Models of a known function, made here, through the signature of `--contour onnx:FILE`."""
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+
+from shards_tool.contour import contour_finder
+from shards_tool.contour.segmenter import FINER, Segmenter
+
+onnx = pytest.importorskip("onnx", reason="the extra `contour` is not installed")
+
+
+def save(path: Path, *, shape: tuple[object, ...] = ("n", 1, 64, 64), output: str = "lung") -> Path:
+    """A model that says: what is dark is lung."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    one = helper.make_tensor("one", kind, [], [1.0])
+    graph = helper.make_graph(
+        [helper.make_node("Sub", ["one", "film"], [output])],
+        "dark",
+        [helper.make_tensor_value_info("film", kind, shape)],
+        [helper.make_tensor_value_info(output, kind, shape)],
+        [one],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def film() -> np.ndarray:
+    pixels = np.full((400, 300), 200, np.uint8)
+    pixels[100:300, 50:130] = pixels[100:300, 170:250] = 10
+    return pixels
+
+
+def test_another_model_finds_what_it_is_made_for(tmp_path: Path):
+    finder = contour_finder(f"onnx:{save(tmp_path / 'dark.onnx')}")
+    contour = finder(film(), PurePosixPath("x.png"))
+    assert contour.method == "network" and contour.orientation == "upright"
+    is_lung = film() == 10
+    assert np.mean((contour.mask_HW == 255) != is_lung) < 0.01
+    assert (contour.mask_HW[110:290, 140:160] == 128).all()
+
+
+def test_the_network_sees_the_film_letterboxed_and_stretched(tmp_path: Path):
+    segment = Segmenter(save(tmp_path / "dark.onnx"))
+    canvas, box = segment.canvas_of(film().astype(np.uint16) * 50)
+    assert canvas.shape == (64, 64) and box.as_tuple() == (0, 8, 64, 56)
+    assert (canvas[:, :8] == 0).all() and canvas.min() == 0 and canvas.max() == 1
+    assert segment(canvas).lung.shape == (FINER * 64, FINER * 64)
+    blank, _ = segment.canvas_of(np.full((100, 100), 77, np.uint8))
+    assert not blank.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "word"),
+    [
+        (("n", 3, 64, 64), "lung", "wanted one, float32"),
+        (("n", 1, "h", "w"), "lung", "wanted one, float32"),
+        (("n", 1, 64, 48), "lung", "wanted one, float32"),
+    ],
+)
+def test_models_of_another_signature_are_refused(
+    tmp_path: Path, shape: tuple[object, ...], output: str, word: str
+):
+    with pytest.raises(ValueError, match=word):
+        contour_finder(f"onnx:{save(tmp_path / 'odd.onnx', shape=shape, output=output)}")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path):
+    (tmp_path / "x.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="not a model"):
+        contour_finder(f"onnx:{tmp_path / 'x.onnx'}")
