@@ -45,8 +45,11 @@ demo: install  ## From nothing to a pretrained encoder and its pictures, in unde
 	@echo; $(BIN)/python -m xpt.summary $(DEMO)/run
 	@echo "  $(DEMO)/shards.png  (the films with their chest contours)"
 
+# Many tests start processes of their own or wait for them, so more workers than this are seldom faster.
+TEST_WORKERS ?= 2
+
 test: install  ## Run the tests (ARGS="-k order" narrows them)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 lint: install  ## ruff, pyright and shellcheck
 	@$(BIN)/ruff check .
