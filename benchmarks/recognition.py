@@ -53,7 +53,7 @@ class Options:
     nodule_patients: int = 900
     """Of the archive in which every second patient has one small nodule."""
     pretrain_images: int = 14_400
-    finetune_images: int = 1_600
+    finetune_images: int = 1_200
     nodule_images: int = 2_400
 
 
@@ -188,7 +188,7 @@ def probe(options: Options, data: Path, pretrained: Path, protocol: str) -> Pred
         options.work / f"frozen-{protocol}",
         "xpt/finetune.py",
         *("--data.path", str(data), "--init", str(pretrained), "--recognition.protocol", protocol),
-        *("--train.images", "6400", "--train.eval_images", "800", "--train.warmup_images", "640"),
+        *("--train.images", "3200", "--train.eval_images", "800", "--train.warmup_images", "320"),
         *("--train.batch", "32", "--train.base_lr", "0.016", "--recognition.l2", "30"),
     )
     return test_predictions(run)

@@ -71,9 +71,7 @@ def test_real_films_go_the_whole_way_from_labels_to_the_page(cxr: Path, tmp_path
     settings = BuildSettings(side=128, shard_size=16, fractions=(0.6, 0.2, 0.2), sideways="exclude")
     build([cxr / "images" / "nih"], shards, settings, meta=[cxr / "labels.csv"], key_file=key, workers=0)
     # Films are told by their tables' names from the folder of the table on.
-    written, missing = write_boxes(
-        shards, cxr, cxr / "labels.csv", key.read_bytes(), tmp_path / "boxes.parquet"
-    )
+    written, _ = write_boxes(shards, cxr, cxr / "labels.csv", key.read_bytes(), tmp_path / "boxes.parquet")
     assert written >= 8
 
     run = start(
