@@ -39,9 +39,9 @@ class RecognitionConfig:
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: positives and negatives of a finding (or all classes) weigh the same in sum."""
     pool: Literal["mean", "grid", "cls", "attentive"] = "mean"
-    """What the head looks at: the mean of the patches that show film; the means of 7 x 7 cells side by side, which
-    keep apart where things are; the class token; or patches weighted
-    by a learned query (always, under the protocol `attentive`)."""
+    """What the head looks at: the mean of the patches that show film; the means of 7 x 7 cells side by side,
+    which keeps apart where things are; the class token; or patches weighted by a learned query (always, under
+    the protocol `attentive`)."""
     layer_decay: float = 0.65
     """Learning rate of each block over that of the block above it."""
     drop_path: float = 0.2
