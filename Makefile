@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml
 DEMO_RANKS = $(shell $(BIN)/python -c 'import torch; print(min(2, torch.cuda.device_count() or 2))')
 DEMO ?= demo
 DEMO_PATIENTS ?= 80
+DEMO_EVALUATE_FLAGS ?= --boxes $(DEMO)/boxes.parquet
 
-demo: install  ## From nothing to a pretrained encoder and its pictures, in under 8 minutes
+demo: install  ## From nothing to a pretrained, fine-tuned and tested model, in under 9 minutes
 	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
 	xpt-shards phantom $(DEMO)/archive --patients $(DEMO_PATIENTS) --seed 1
 	@# The patients are synthetic: their pseudonyms need no secret, and everyone gets the same splits.
@@ -44,6 +45,13 @@ demo: install  ## From nothing to a pretrained encoder and its pictures, in unde
 		--ds_config ds_configs/zero2.json --data.path $(DEMO)/shards --run_dir $(DEMO)/run $(DEMO_FLAGS)
 	@echo; $(BIN)/python -m xpt.summary $(DEMO)/run
 	@echo "  $(DEMO)/shards.png  (the films with their chest contours)"
+	@echo; echo "5. What it has learned is fine-tuned to recognise findings, and tested on patients set aside."
+	OMP_NUM_THREADS=1 deepspeed --log_level warning --num_gpus $(DEMO_RANKS) xpt/finetune.py --preset demo \
+		--ds_config ds_configs/zero2.json --init $(DEMO)/run --data.path $(DEMO)/shards \
+		--run_dir $(DEMO)/findings $(DEMO_TUNE_FLAGS)
+	xpt-shards boxes $(DEMO)/shards --archive $(DEMO)/archive --table $(DEMO)/archive/truth.jsonl \
+		--out $(DEMO)/boxes.parquet
+	OMP_NUM_THREADS=1 xpt-evaluate $(DEMO)/findings $(DEMO_EVALUATE_FLAGS)
 
 # Many tests start processes of their own or wait for them, so more workers than this are seldom faster.
 TEST_WORKERS ?= 2

@@ -53,7 +53,7 @@ class Options:
     nodule_patients: int = 900
     """Of the archive in which every second patient has one small nodule."""
     pretrain_images: int = 14_400
-    finetune_images: int = 1_600
+    finetune_images: int = 1_200
     nodule_images: int = 2_400
 
 
@@ -177,7 +177,7 @@ def tune(
         *("--train.images", str(images), "--train.warmup_images", str(images // 10)),
         *("--train.eval_images", str(images // 8), "--train.checkpoint_images", str(images // 2)),
         *("--recognition.fraction", str(fraction), "--recognition.fraction_seed", str(seed)),
-        *("--recognition.layer_decay", "0.75" if init else "1.0"),
+        *("--recognition.layer_decay", "0.75" if init else "1.0", "--recognition.pool", "grid"),
         *flags,
     )
     return test_predictions(run)
@@ -188,8 +188,9 @@ def probe(options: Options, data: Path, pretrained: Path, protocol: str) -> Pred
         options.work / f"frozen-{protocol}",
         "xpt/finetune.py",
         *("--data.path", str(data), "--init", str(pretrained), "--recognition.protocol", protocol),
-        *("--train.images", "6400", "--train.eval_images", "800", "--train.warmup_images", "640"),
+        *("--train.images", "3200", "--train.eval_images", "800", "--train.warmup_images", "320"),
         *("--train.batch", "32", "--train.base_lr", "0.016", "--recognition.l2", "30"),
+        *("--recognition.pool", "mean" if protocol == "attentive" else "grid"),
     )
     return test_predictions(run)
 

@@ -20,6 +20,8 @@ def test_the_demo_ends_with_a_summary_of_what_it_made(tmp_path: Path):
     command = [
         *("make", "demo", f"DEMO={demo}", "DEMO_PATIENTS=8"),
         *("DEMO_SHARD_FLAGS=--fractions 0.5 0.5 0", f"DEMO_FLAGS={small}"),
+        f"DEMO_TUNE_FLAGS={small} --recognition.findings 'No Finding'",
+        "DEMO_EVALUATE_FLAGS=--examples 1",
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     for again in (False, True):
@@ -29,4 +31,6 @@ def test_the_demo_ends_with_a_summary_of_what_it_made(tmp_path: Path):
         assert "after 32 images" in done.stdout
         assert "32 of 32 images done" in done.stderr or not again
     assert (demo / "shards.png").exists()
+    assert "val, " in done.stderr and "mean AUROC" in done.stderr
+    assert (demo / "findings" / "evaluation.html").exists()
     assert (demo / "run" / "pictures" / "reconstruction-000000000032.png").exists()

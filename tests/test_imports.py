@@ -50,7 +50,7 @@ def test_imports_run_one_way(path: Path):
         assert all(n == "shards_tool" or is_under(n, "shards_tool.schema") for n in of_tool)
         assert not of_tool or place.parts[1] == "data"
     if place.parts[:2] in {("xpt", "models"), ("xpt", "data")}:
-        upper = ("xpt.engine", "xpt.train", "xpt.checkpoint", "xpt.validation", "xpt.telemetry")
+        upper = ("xpt.engine", "xpt.train", "xpt.checkpoint", "xpt.validation", "xpt.telemetry", "xpt.tasks")
         assert not [n for n in names if any(is_under(n, u) for u in upper)]
     if place.parts[:2] == ("xpt", "models"):
         assert not [n for n in names if is_under(n, "xpt.data")]

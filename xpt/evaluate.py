@@ -152,6 +152,8 @@ def pictures(trained: Trained, split: Labelled, test: Predictions, count: int, r
         for is_positive in (True, False):
             rows = [row for row in order if test.target_NC[row, c] == is_positive]
             wanted += [(test.keys[row], name, is_positive) for row in rows[:count]]
+    if not wanted:
+        return []
     shown = {
         (key, finding): (image_HW, heat_GG)
         for key, image_HW, finding, heat_GG in looked(trained, split, {key for key, _, _ in wanted}, rank)

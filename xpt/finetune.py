@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from xpt import checkpoint, distributed, memory
 from xpt.best import BEST
@@ -189,7 +190,7 @@ def initialize(model: Classifier, config: FinetuneConfig) -> None:
     log.info("encoder from %s", source)
 
 
-def ema_of(model: Classifier, config: FinetuneConfig, ds: dict[str, Any]) -> Ema | None:
+def ema_of(model: nn.Module, config: FinetuneConfig, ds: dict[str, Any]) -> Ema | None:
     """Raises ValueError under ZeRO 3, which leaves no rank a whole parameter to take the mean of."""
     if not config.recognition.ema:
         return None

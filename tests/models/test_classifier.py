@@ -10,7 +10,7 @@ from xpt.models.init import load_encoder, read_weights
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 
 SMALL = EncoderConfig(side=48, patch=8, width=32, depth=2, heads=2)
-POOLS = ("mean", "cls", "attentive")
+POOLS = ("mean", "grid", "cls", "attentive")
 
 
 def classifier(pool="mean", **changes) -> Classifier:
@@ -39,6 +39,17 @@ def test_the_mean_is_over_patches_that_show_film(films):
     pooled = model.pooled(tokens, valid)
     for film in range(3):
         torch.testing.assert_close(pooled[film], tokens[film, 1:][valid[film]].mean(0))
+
+
+def test_the_cells_of_a_grid_lie_side_by_side(films):
+    model = Classifier(EncoderConfig(side=112, patch=8, width=32, depth=1, heads=2), 3, pool="grid",
+                       drop_path=0.0, is_frozen=False)  # fmt: skip
+    tokens, valid = torch.randn(2, 197, 32), torch.ones(2, 196, dtype=torch.bool)
+    valid[1, :14] = False  # letterbox above: the first row of each cell counts as zeros
+    cells = model.pooled(tokens, valid).unflatten(1, (32, 7, 7))
+    patches = tokens[:, 1:].unflatten(1, (14, 14))
+    torch.testing.assert_close(cells[0, :, 3, 5], patches[0, 6:8, 10:12].mean((0, 1)))
+    torch.testing.assert_close(cells[1, :, 0, 2], patches[1, 1, 4:6].sum(0) / 4)
 
 
 def test_attention_gives_padding_no_weight(films):

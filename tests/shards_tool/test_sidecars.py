@@ -114,6 +114,18 @@ REPORT = """<?xml version="1.0" encoding="utf-8"?>{}
 <parentImage id="CXR7_1"/><parentImage id="CXR7_2"/></eCitation>"""
 
 
+def test_rsna(tmp_path: Path):
+    path = tmp_path / "classes.csv"
+    path.write_text("patientId,class\np1,Lung Opacity\np1,Lung Opacity\np2,Normal\n")
+    rows = list(read_table(path))
+    assert [file for file, _ in rows] == ["p1.dcm", "p1.dcm", "p2.dcm"]
+    names = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
+    assert rows[0][1] == MetaRow(patient="p1", labels=dict(zip(names, (0, 0, 1), strict=True)))
+    assert rows[2][1].labels == dict(zip(names, (1, 0, 0), strict=True))
+    path.write_text("patientId,x,y,width,height,Target\np1,1,2,3,4,1\np2,,,,,0\n")
+    assert [row.labels for _, row in read_table(path)] == [{"Pneumonia": 1}, {"Pneumonia": 0}]
+
+
 def test_open_i(tmp_path: Path):
     path = tmp_path / "7.xml"
     path.write_text(REPORT.format(""), encoding="utf-8")

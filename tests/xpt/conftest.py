@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,18 +75,57 @@ class Run:
         )
 
 
+@pytest.fixture(scope="session")
+def labelled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films of 36 patients: "Spot" is a bright square on the left, "Bar" a dark one on the right."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rng = np.random.default_rng(0)
+    lines = ["file,patient,label:Spot,label:Bar"]
+    (folder / "films").mkdir()
+    for number in range(72):
+        pixels = rng.integers(96, 160, (96, 96), dtype=np.uint8)
+        spot, bar = number % 2, number // 2 % 2
+        y = int(rng.integers(8, 64))
+        if spot:
+            pixels[y : y + 16, 16:32] = 255
+        if bar:
+            pixels[y : y + 16, 64:80] = 0
+        cv2.imwrite(str(folder / "films" / f"{number}.png"), pixels)
+        lines.append(f"{number}.png,p{number // 2},{spot},{bar if number % 9 else -1}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    (folder / "key").write_text("0123456789abcdef" * 4)
+    settings = BuildSettings(side=96, shard_size=8, fractions=(0.5, 0.25, 0.25))
+    build(
+        [folder / "films"],
+        folder / "shards",
+        settings,
+        meta=[folder / "labels.csv"],
+        key_file=folder / "key",
+        workers=0,
+    )
+    return folder / "shards"
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
-def start(folder: Path, shards: Path, *flags: str, ranks: int = 1, sabotage: str = "") -> Run:
-    """Start a tiny run of `ranks` processes; later flags win over those of TINY.
+def start(
+    folder: Path,
+    shards: Path,
+    *flags: str,
+    ranks: int = 1,
+    sabotage: str = "",
+    job: str = "train",
+    base: Sequence[str] = TINY,
+) -> Run:
+    """Start a tiny run of `ranks` processes of xpt/JOB.py; later flags win over those of `base`.
 
     `sabotage` is Python that each process runs before it trains.
     """
-    program = ["-c", f"{sabotage}\nfrom xpt.train import main\nmain()"] if sabotage else ["xpt/train.py"]
+    program = ["-c", f"{sabotage}\nfrom xpt.{job} import main\nmain()"] if sabotage else [f"xpt/{job}.py"]
     port = free_port()
     processes = []
     for rank in range(ranks):
@@ -100,7 +140,7 @@ def start(folder: Path, shards: Path, *flags: str, ranks: int = 1, sabotage: str
         command = [
             sys.executable,
             *program,
-            *TINY,
+            *base,
             "--data.path",
             str(shards),
             "--run_dir",

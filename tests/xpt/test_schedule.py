@@ -1,8 +1,9 @@
 import pytest
 
-from xpt.config import TrainConfig, demo
+from xpt.config import EncoderConfig, TrainConfig, demo
+from xpt.models.classifier import Classifier
 from xpt.models.mae import MAE
-from xpt.schedule import learning_rate, parameter_groups
+from xpt.schedule import layer_groups, learning_rate, parameter_groups
 
 TRAIN = TrainConfig(images=10_000, batch=100, base_lr=2.56e-3, min_lr=2.56e-4, warmup_images=1_000)
 
@@ -32,3 +33,22 @@ def test_weight_decay_is_on_matrices_only_and_no_parameter_is_left_out():
     assert {"encoder.cls_token", "decoder.mask_token", "encoder.norm.weight"} <= plain
     assert all(name.endswith(("bias", "token")) or "norm" in name for name in plain)
     assert {id(p) for p in matrices["params"] + vectors["params"]} == set(names)
+
+
+def test_layer_decay_falls_from_the_head_to_the_embedding_and_leaves_no_parameter_out():
+    model = Classifier(EncoderConfig(side=32, patch=8, width=16, depth=3, heads=2), 2, pool="attentive",
+                       drop_path=0.0, is_frozen=False)  # fmt: skip
+    groups = layer_groups(model, 0.05, layer_decay=0.5, depth=3)
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    wanted = {"encoder.patch_embed.proj.weight": 0.5**4, "encoder.cls_token": 0.5**4,
+              "encoder.blocks.0.mlp.fc1.bias": 0.5**3, "encoder.blocks.2.attn.qkv.weight": 0.5,
+              "encoder.norm.weight": 1.0, "attentive.query_token": 1.0, "head.weight": 1.0}  # fmt: skip
+    parameters = dict(model.named_parameters())
+    assert {id(p) for p in parameters.values()} == set(scale)
+    for name, factor in wanted.items():
+        assert scale[id(parameters[name])] == factor, name
+        is_matrix = name.endswith("weight") and "norm" not in name
+        assert decay[id(parameters[name])] == (0.05 if is_matrix else 0.0), name
+    model.encoder.requires_grad_(False)
+    assert len(layer_groups(model, 0.05, layer_decay=0.5, depth=3)) == 2

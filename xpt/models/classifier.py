@@ -1,12 +1,13 @@
 """The encoder on all patches of a film, and a head.
 
 Shape suffixes: B images, L patches of an image, P values of a patch, D width, C outputs, H heads,
-E width of a head.
+E width of a head, W width of what the head gets, G patches along a side.
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
@@ -15,7 +16,9 @@ from xpt.config import EncoderConfig
 from xpt.models.encoder import Encoder
 from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
 
-Pool = Literal["mean", "cls", "attentive"]
+Pool = Literal["mean", "grid", "cls", "attentive"]
+CELLS = 7
+"""Cells along a side of the pool `grid`."""
 
 
 class AttentivePool(nn.Module):
@@ -65,9 +68,10 @@ class Classifier(nn.Module):
         self.encoder.requires_grad_(not is_frozen)
         if pool == "attentive":
             self.attentive = AttentivePool(model.width, model.heads)
+        width = model.width * CELLS**2 if pool == "grid" else model.width
         # The mean of many normalised tokens is small: without this a linear head learns slowly.
-        self.head_norm = nn.LayerNorm(model.width, eps=1e-6)
-        self.head = nn.Linear(model.width, outputs)
+        self.head_norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, outputs)
         nn.init.trunc_normal_(self.head.weight, std=2e-5)  # MAE's fine-tuning: begin undecided
         nn.init.zeros_(self.head.bias)
 
@@ -93,10 +97,14 @@ class Classifier(nn.Module):
 
     def pooled(
         self, tokens_BND: Float[Tensor, "B N D"], is_valid_BL: Bool[Tensor, "B L"]
-    ) -> Float[Tensor, "B D"]:
-        """What the head looks at: N = L + 1 tokens to one vector."""
+    ) -> Float[Tensor, "B W"]:
+        """What the head looks at: N = L + 1 tokens to one vector, of CELLS^2 D values for `grid`, else D."""
         if self.pool == "cls":
             return tokens_BND[:, 0]
+        if self.pool == "grid":
+            grid = round(is_valid_BL.shape[1] ** 0.5)
+            map_BDGG = (tokens_BND[:, 1:] * is_valid_BL[..., None]).mT.unflatten(2, (grid, grid))
+            return F.adaptive_avg_pool2d(map_BDGG, CELLS).flatten(1)
         if self.pool == "attentive":
             return self.attentive(tokens_BND[:, 1:], is_valid_BL)
         share_BL = is_valid_BL / is_valid_BL.sum(1, keepdim=True).clamp(min=1)
