@@ -65,8 +65,9 @@ class MaskConfig:
 
     strategy: Literal["contour", "rect", "random"] = "contour"
     """`contour`: each image's own; `rect`: one rectangle, as the paper's released code; `random`: MAE's."""
-    region: Literal["chest", "lung"] = "chest"
-    """What counts as inside under `contour`: the chest (both lungs' hull) or the lung fields alone."""
+    region: Literal["chest", "lung", "both"] = "chest"
+    """What counts as inside under `contour`: the chest (both lungs' hull), the lung fields alone, or `both`:
+    lung fully and the rest of the chest by half, which the draw `weighted` turns into a rate between."""
     draw: Literal["stratified", "weighted"] = "stratified"
     """`stratified`: exact counts inside and outside; `weighted`: one draw with soft borders."""
     ratio: float = 0.90
@@ -111,6 +112,12 @@ class ModelConfig:
     """Share of the masked patches that is predicted; None: 1 for `self`, 0.25 for `cross`."""
     norm_targets: bool = True
     """Predict each patch normalised by its own mean and deviation (MAE, section 3)."""
+    feature_maps: bool = False
+    """`cross` only: each decoder block attends to its own learned mixture of all encoder blocks' outputs
+    (CrossMAE, section 3.3) instead of the last one's."""
+    activation_gb: float = field(default=0.0, metadata=OPERATIONAL)
+    """GB (10^9 bytes) that the blocks' activations of a micro-batch may take: as few blocks as that needs
+    are recomputed in the backward pass. 0: all or none, as `activation_checkpointing` says."""
     attention: Literal["sdpa", "flash_attn"] = "sdpa"
     """PyTorch's scaled_dot_product_attention, or the flash-attn package (an error where it is missing)."""
     activation_checkpointing: bool = field(default=False, metadata=OPERATIONAL)
@@ -134,6 +141,13 @@ class ModelConfig:
             _check(width % 4 == 0, f"model.{name}", width, "a multiple of 4 (2-D sin-cos positions)")
         for name in ("depth", "decoder_depth"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _check(self.activation_gb >= 0, "model.activation_gb", self.activation_gb, "0 or more")
+        _check(
+            self.decoder == "cross" or not self.feature_maps,
+            "model.feature_maps",
+            self.feature_maps,
+            "False for the decoder self, which takes the last block's output only",
+        )
         if self.predicted_share is not None:
             _check(
                 0 < self.predicted_share <= 1,

@@ -38,6 +38,7 @@ from xpt.engine import (
 )
 from xpt.evaluation import evaluate, predict
 from xpt.files import write_atomically
+from xpt.flops import peak_flops, work
 from xpt.interval import Interval, NonFiniteError, Report
 from xpt.masking import region_of
 from xpt.models.mae import MAE
@@ -105,6 +106,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     if validates and images == 0:
         validate(engine, val_set, config, rank, run_log, images)
 
+    needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
     with train_loader(
         train_set,
@@ -152,7 +154,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             )
             waited = batches.wait_seconds
             if run_log is not None:
-                report_progress(run_log, pace, report, images, last, rate)
+                report_progress(run_log, pace, report, images, last, rate, needed)
             if validates_now:
                 validate(engine, val_set, config, rank, run_log, images)
             if saves or report.checkpoint_due or report.asked_to_stop:
@@ -303,20 +305,24 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
     )
 
 
-def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float) -> None:
+def report_progress(
+    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float, needed: float
+) -> None:
+    """`needed`: seconds that the devices at their peak would take for an image."""
     per_second, left = pace.measure(images)
     scalars = {
         "loss": report.loss,
         "lr": rate,
         "grad_norm": report.grad_norm,
         "images_per_second": per_second,
+        "mfu": needed * per_second,
         "data_wait_seconds": report.wait_seconds,
         "peak_memory_gb": peak_memory_gb(),
         "replaced": report.replaced,
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  waited %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  waited %.1f s  %s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,
@@ -324,6 +330,7 @@ def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, la
         rate,
         report.grad_norm,
         per_second,
+        100 * needed * per_second,
         report.wait_seconds,
         left,
     )
