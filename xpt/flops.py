@@ -16,6 +16,8 @@ import torch
 from xpt.config import Config
 from xpt.models.mae import CHANNELS
 
+SECTOR = 32
+"""Bytes that a GPU's memory moves at least."""
 TRAINING = 3
 """Forward and backward over the forward pass."""
 
@@ -108,20 +110,26 @@ class Traffic:
 
 
 def traffic(config: Config, itemsize: int) -> Traffic:
-    """Each input once and each output once, in sectors of 32 bytes; `itemsize` of patches and predictions.
-
-    A row of a patch of 16 pixels is half a sector, and the other half is read for nothing where the
-    neighbouring patch is not wanted too.
-    """
+    """Each input once and each output once; `itemsize` of patches and predictions."""
     model = config.model
-    P, rows = CHANNELS * model.patch**2, CHANNELS * model.patch
-    per_patch = rows * -(-model.patch // 32) * 32
+    P = CHANNELS * model.patch**2
     K, M, L = config.kept, config.predicted, model.tokens
     selection = L * (4 + 1 + 1)  # contour, valid, masked
     return Traffic(
-        mask_gather=K * (per_patch + P * itemsize + 8) + M * (8 + 1) + selection,
-        patch_loss=M * (per_patch + 2 * P * itemsize + 8 + 4 + 4),
+        mask_gather=_pixels(config, K) + K * (P * itemsize + 8) + M * (8 + 1) + selection,
+        patch_loss=_pixels(config, M) + M * (2 * P * itemsize + 8 + 4 + 4),
     )
+
+
+def _pixels(config: Config, chosen: int) -> int:
+    """Bytes read for `chosen` patches drawn at random: memory moves in sectors of 32.
+
+    A row of a patch of 16 pixels is half a sector, which is read whole, once if the neighbour is chosen too.
+    """
+    patch, L = config.model.patch, config.model.tokens
+    sharing = max(1, SECTOR // patch)
+    groups = L / sharing * (1 - (1 - chosen / L) ** sharing)
+    return round(groups * CHANNELS * patch * -(-patch // SECTOR) * SECTOR)
 
 
 def peak_flops(device: torch.device) -> float:

@@ -14,8 +14,8 @@ from xpt.data.batch import Batch
 def region_of(batch: Batch, config: Config) -> Float[Tensor, "B L"]:
     """Share of each patch, in [0, 1], that lies in the region which the configuration masks more.
 
-    `contour`: the image's own chest, lungs, or the mean of the two; `rect`: the released code's rectangle, the same for
-    every image; `random`: nowhere, so that all patches have one rate.
+    `contour`: the image's own chest, lungs, or the mean of the two; `rect`: the released code's
+    rectangle, the same for every image; `random`: nowhere, so that all patches have one rate.
     """
     if config.mask.strategy == "contour":
         if config.mask.region == "both":

@@ -322,7 +322,7 @@ def report_progress(
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  waited %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  wait %.1f s  %s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_the_target_decides_how_many_blocks_are_recomputed():
     most = sum(part.depth * part.bytes for part in blocks_of(config)) * 4 / 1e9
     counts = [recomputed_blocks(with_target(config, most * share)) for share in (1.01, 0.8, 0.6, 0.5, 0.3)]
     assert counts[0] == (0, 0)
-    assert all(sum(a) < sum(b) for a, b in zip(counts, counts[1:], strict=False)), counts
+    assert all(sum(a) < sum(b) for a, b in itertools.pairwise(counts)), counts
 
 
 def test_a_target_that_cannot_be_met_names_a_micro_batch_that_can():
