@@ -88,9 +88,9 @@ Written by `make kernels-report` with triton {triton}, without a GPU: each kerne
 - *load / store*: bytes of the widest access of a thread; 16 is the most there is.
 - *barriers*: places in the code where threads wait for each other. The bisection passes its own some 14
   times.
-- *MB*, *us*: what must move for {batch} images, in sectors of 32 bytes, and the time that takes at nine tenths
-  of the data sheet's bandwidth: the floor, not a measurement. In `mask_gather` the latency of the selection
-  comes on top of it. The scaling kernel reads one number where the factor is 1, as it is without accumulation.
+- *MB*, *us*: what must move for {batch} images, in sectors of 32 bytes, and the time for it at nine tenths of
+  the data sheet's bandwidth: the floor, not a measurement. In `mask_gather` the latency of the selection is
+  added to it. The scaling kernel reads one number where the factor is 1, as it is without accumulation.
 
 """
 _HEADER = """| kernel | threads | registers | stack | local | shared | load / store | barriers | MB | us |

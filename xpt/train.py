@@ -41,6 +41,7 @@ from xpt.files import write_atomically
 from xpt.flops import peak_flops, work
 from xpt.interval import Interval, NonFiniteError, Report
 from xpt.masking import region_of
+from xpt.models.attention import attention_kernel
 from xpt.models.mae import MAE
 from xpt.pictures import reconstruction_sheet
 from xpt.schedule import learning_rate
@@ -295,13 +296,24 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
         settings.precision,
         settings.global_batch,
         settings.accumulation(rank.count),
-        config.model.attention,
+        attention_in(config, rank.device),
     )
     log.info(
         "%s training films; %s of %s images done",
         f"{len(train_set):,}",
         f"{images:,}",
         f"{settings.images:,}",
+    )
+
+
+def attention_in(config: Config, device: torch.device) -> str:
+    """Kernels of encoder and decoder."""
+    model = config.model
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    heads = (model.width // model.heads, model.decoder_width // model.decoder_heads)
+    return ", ".join(
+        f"{attention_kernel(model.attention, width, dtype, device)} (heads of {width})"
+        for width in dict.fromkeys(heads)
     )
 
 
@@ -322,7 +334,8 @@ def report_progress(
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  wait %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  waited %.1f s  "
+        "%s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,
