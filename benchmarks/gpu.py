@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --dry       # every line on a CPU, on toy sizes, kernels in Triton's interpreter
 
 Needs PyTorch, timm and triton; Hugging Face's ViTMAE and flash-attn are measured where they are installed.
-Nothing is timed while an oracle is red. Steps are forward, backward and fused AdamW of ViT-L at 1280 pixels in
-bf16, one channel; MFU is by model FLOPs (`xpt.flops`) over the data sheet's dense bf16 rate.
+Nothing is timed while an oracle is red. Steps are forward, backward and fused AdamW of ViT-L at 1280 pixels
+in bf16, one channel; MFU is by model FLOPs (`xpt.flops`) over the data sheet's dense bf16 rate.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,16 @@ if importlib.util.find_spec("jaxtyping") is None:  # annotations only: any subsc
     stand_in.__getattr__ = lambda name: _Anything  # pyright: ignore[reportAttributeAccessIssue]
     sys.modules["jaxtyping"] = stand_in
 
-from kernels import mask_and_gather, patch_loss, patchify
+from kernels import MaskedPatches, mask_and_gather, patch_loss, patchify
+from kernels.backend import Backend as KernelBackend
+from kernels.mask_gather import Draw
 from xpt.config import Config, MaskConfig, ModelConfig
 from xpt.flops import peak_flops, traffic, work
-from xpt.models.attention import attention_function, attention_kernel
+from xpt.models.attention import Backend, attention_function, attention_kernel
 from xpt.models.mae import MAE, PIXEL_MEAN, PIXEL_STD
 
 HAS_VITMAE = importlib.util.find_spec("transformers") is not None
+BACKENDS: tuple[KernelBackend, ...] = ("triton", "torch")
 TARGETS = {"mask_gather": 20e-6, "patch_loss": 80e-6}
 """Seconds at batch 32, 1280 pixels, 75% masked."""
 REACHABLE_BANDWIDTH = 3.0e12
@@ -133,8 +136,12 @@ class Bench:
 
 
 def mask(
-    films: tuple[Tensor, ...], config: Config, backend: Any, dtype: torch.dtype, draw: Any = "stratified"
-):  # noqa: ANN201, ANN401
+    films: tuple[Tensor, ...],
+    config: Config,
+    backend: KernelBackend,
+    dtype: torch.dtype,
+    draw: Draw = "stratified",
+) -> MaskedPatches:
     return mask_and_gather(
         *films,
         seed=1,
@@ -163,8 +170,8 @@ def oracles(bench: Bench) -> dict[str, float | bool]:
     for decoder, ratio in (("self", 0.75), ("cross", 0.90)):
         config = bench.sizes.config(decoder, ratio)
         films = bench.films(config, 2)
-        for draw in ("stratified", "weighted"):
-            ours, reference = (mask(films, config, b, torch.float32, draw) for b in ("triton", "torch"))
+        for draw in get_args(Draw):
+            ours, reference = (mask(films, config, b, torch.float32, draw) for b in BACKENDS)
             same = all(torch.equal(a, b) for a, b in zip(ours, reference, strict=True))
             found[f"mask_gather, {draw}, {ratio:.0%}: the same bits as the reference"] = same
         for normalize in (False, True):
@@ -197,7 +204,7 @@ def _loss_error(bench: Bench, config: Config, films: tuple[Tensor, ...], normali
     return _relative(found, wanted)
 
 
-def _attention_error(bench: Bench, backend: Any, width: int) -> float:  # noqa: ANN401
+def _attention_error(bench: Bench, backend: Backend, width: int) -> float:
     q, k, v = (torch.randn(2, 65, 2, width, device=bench.device, dtype=bench.dtype) for _ in "qkv")
     found = attention_function(backend)(q, k, v)
     scores = torch.einsum("bnhe,bshe->bhns", q.double(), k.double()) / width**0.5
@@ -208,8 +215,8 @@ def _relative(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted).norm() / wanted.norm())
 
 
-def attention_backends(bench: Bench) -> list[str]:
-    backends = ["sdpa"]
+def attention_backends(bench: Bench) -> list[Backend]:
+    backends: list[Backend] = ["sdpa"]
     if bench.device.type == "cuda":
         try:
             attention_function("flash_attn")
@@ -231,22 +238,21 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
     pred.requires_grad_()
     weight_BM = torch.full(masked.predicted_BM.shape, 1 / masked.predicted_BM.numel(), device=bench.device)
 
-    def loss(backend: Any) -> None:  # noqa: ANN401
+    def loss(backend: KernelBackend) -> None:
         patch_loss(
             pred, films[0], masked.predicted_BM, weight_BM, patch=config.model.patch, mean=PIXEL_MEAN,
             std=PIXEL_STD, normalize=True, backend=backend,
         )[0].backward()  # fmt: skip
         pred.grad = None
 
-    runs: dict[str, tuple[Callable[[Any], object], int]] = {
+    runs: dict[str, tuple[Callable[[KernelBackend], object], int]] = {
         "mask_gather": (lambda backend: mask(films, config, backend, bench.dtype), floor.mask_gather),
         "patch_loss": (loss, floor.patch_loss),
     }
     rows: list[dict[str, object]] = []
     for name, (run, moved) in runs.items():
         ours, plain = (
-            bench.seconds(lambda b=backend, r=run: r(b), bench.sizes.repeats)
-            for backend in ("triton", "torch")
+            bench.seconds(lambda b=backend, r=run: r(b), bench.sizes.repeats) for backend in BACKENDS
         )
         rows.append(
             {
@@ -277,12 +283,12 @@ def attention(bench: Bench) -> list[dict[str, object]]:
                 ).requires_grad_()
                 for _ in "qkv"
             )
-            attend = attention_function(backend)  # pyright: ignore[reportArgumentType]
+            attend = attention_function(backend)
             seconds = bench.seconds(
                 lambda a=attend, x=(q, k, v): torch.autograd.grad(a(*x).sum(), x), max(1, sizes.repeats // 5)
             )
             rate = 3 * 4 * batch * tokens**2 * heads * width / seconds
-            kernel = attention_kernel(backend, width, bench.dtype, bench.device)  # pyright: ignore[reportArgumentType]
+            kernel = attention_kernel(backend, width, bench.dtype, bench.device)
             rows.append({"kernel": kernel, "head": width, "seconds": seconds, "tflops": rate / 1e12})
             print(f"attention, heads of {width}: {rate / 1e12:.1f} TFLOP/s ({kernel})")
     return rows

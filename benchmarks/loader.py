@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.loader [--films 48] [--rounds 3] [--json FILE]
 
 Films of 1280 x 1280 in JPEG of quality 95, made by the shard tool. Ours is the loader of training: checksums,
-image and contour decoded, batches of 8. webdataset reads the same tar and decodes image and contour by Pillow,
-to an 8-bit array ("l8"), to a float tensor ("torchl") or, as most people write it, to three channels
+image and contour decoded, batches of 8. webdataset reads the same tar and decodes image and contour by
+Pillow, to an 8-bit array ("l8"), to a float tensor ("torchl") or, as most people write it, to three channels
 ("torchrgb"); simplejpeg is the fastest decoder that one can hand to it. Process time, all threads.
 """
 

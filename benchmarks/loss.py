@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.loss [--rounds 15] [--json FILE]
 
-Four images of 1280 pixels, patches of 16, one channel, fp32. The plain expression is MAE's forward_loss: the image
-to float and normalised, cut into patches, predictions for all of them, a mean over the masked ones.
+Four images of 1280 pixels, patches of 16, one channel, fp32. The plain expression is MAE's forward_loss: the
+image to float and normalised, cut into patches, predictions for all of them, a mean over the masked ones.
 """
 
 import json

@@ -36,7 +36,7 @@ def test_a_kernel_that_spills_fails_the_report(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         kernels_report, "compile_kernel", lambda *a: dataclasses.replace(sound(*a), stack_bytes=8)
     )
-    with pytest.raises(ValueError, match="mask_gather, stratified.*8 bytes of stack.*it spills"):
+    with pytest.raises(ValueError, match=r"mask_gather, stratified.*8 bytes of stack.*it spills"):
         kernels_report.main(["--out", str(tmp_path / "kernels.md"), "--capabilities", "90"])
     assert not (tmp_path / "kernels.md").exists()
 

@@ -66,7 +66,7 @@ def attention_kernel(backend: Backend, head_width: int, dtype: torch.dtype, devi
     names: list[str] = []
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
             names.append(func.__name__.partition(".")[0])
             return func(*args, **(kwargs or {}))
 

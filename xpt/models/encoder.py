@@ -5,6 +5,7 @@ Shape suffixes: B images, L patches of an image, K visible ones, P values of a p
 The state dict is timm's, key for key: what this trains, `timm.create_model` loads.
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -77,9 +78,8 @@ class Encoder(VisionTransformer):
         self, patches_BKP: Float[Tensor, "B K P"], ids_BK: Int64[Tensor, "B K"]
     ) -> Float[Tensor, "B K+1 D"]:
         """Normalised tokens, the class token first; arguments as of `feature_maps`."""
-        for x_BND in self.feature_maps(patches_BKP, ids_BK):  # noqa: B007 - the last one counts
-            pass
-        return self.norm(x_BND)
+        (last_BND,) = deque(self.feature_maps(patches_BKP, ids_BK), maxlen=1)
+        return self.norm(last_BND)
 
     def feature_maps(
         self, patches_BKP: Float[Tensor, "B K P"], ids_BK: Int64[Tensor, "B K"]
