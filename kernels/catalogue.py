@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,9 +16,6 @@ from kernels.mask_gather import triton_kernel as mask_gather
 from kernels.mask_gather.reference import MaskedPatches
 from kernels.patch_loss import triton_kernel as patch_loss
 from kernels.patch_loss.reference import LossAndGradient
-
-if TYPE_CHECKING:
-    from triton.runtime.jit import JITFunction
 
 IMAGES, SIDE, PATCH, LENGTH = 2, 1280, 16, 6400
 KEPT = {0.75: 1600, 0.90: 640}
@@ -36,7 +33,7 @@ class Launch:
     dtype: torch.dtype
     kept: int
     predicted: int
-    kernel: JITFunction[Any]
+    kernel: Any  # a JITFunction, which pyright would take for a method
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
 
