@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint format bench gpu kernels-report clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,8 @@ $(STAMP): pyproject.toml
 # Two ranks on a CPU; on a machine with GPUs one per GPU, two at most.
 DEMO_RANKS = $(shell $(BIN)/python -c 'import torch; print(min(2, torch.cuda.device_count() or 2))')
 DEMO ?= demo
+# A GPU machine has its own PyTorch.
+GPU_PYTHON ?= python3
 DEMO_PATIENTS ?= 80
 DEMO_EVALUATE_FLAGS ?= --boxes $(DEMO)/boxes.parquet
 
@@ -64,6 +66,15 @@ lint: install  ## ruff, pyright and shellcheck
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh .ci/run
+
+bench: install  ## The benchmarks of the step, one thread, beside the best public code (20 minutes)
+	@for name in masking loss loader step; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
+
+gpu:  ## Oracles, kernels, attention and steps on this machine's GPU, in 8 minutes; needs torch, timm and triton only
+	@PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu --json gpu.json $(ARGS)
+
+kernels-report: install  ## Compile every kernel for three GPUs and write docs/kernels.md
+	@$(BIN)/python -m benchmarks.kernels_report
 
 format: install  ## Let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

@@ -192,7 +192,9 @@ def _train(model: MAE, config: Config, films: Films, images: int) -> list[float]
             "random": torch.zeros_like(chest_BL),
         }[config.mask.strategy]
         place_B = torch.arange(start, start + len(row_B))
-        loss = model(films.image_NCHW[row_B], region_BL, films.is_valid_NL[row_B], place_B, settings.seed).loss
+        loss = model(
+            films.image_NCHW[row_B], region_BL, films.is_valid_NL[row_B], place_B, settings.seed
+        ).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)

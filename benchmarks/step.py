@@ -82,7 +82,9 @@ def main(args: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=args, description=__doc__)
     console = Console()
     worst = largest_difference()
-    assert worst < TOLERANCE, f"loss or gradients differ from ViTMAE's by {worst:.1e}, wanted below {TOLERANCE}"
+    assert worst < TOLERANCE, (
+        f"loss or gradients differ from ViTMAE's by {worst:.1e}, wanted below {TOLERANCE}"
+    )
     console.print(f"oracle: loss and gradients equal ViTMAE's (largest relative difference {worst:.1e})")
     results = {"step": _steps(options, console), "growth": _growth(options, console)}
     if options.json:

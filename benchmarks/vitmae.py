@@ -9,7 +9,6 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from xpt.config import Config, MaskConfig, ModelConfig
 from xpt.models.mae import MAE, PIXEL_MEAN, PIXEL_STD
 
-
 _NAMES = (
     (r"^encoder\.(cls_token)", r"vit.embeddings.\1"),
     (r"^encoder\.pos_embed", "vit.embeddings.position_embeddings"),

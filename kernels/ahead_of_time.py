@@ -58,6 +58,17 @@ def compile_kernel(
     )
 
 
+def widest(ptx: str, kind: str) -> int:
+    """Bytes that the widest load ("ld") or store ("st") of a thread moves to or from global memory."""
+    accesses = re.findall(rf"\b{kind}\.global[\w:.]*?(?:\.v(\d))?\.[bfus](\d+)\b", ptx)
+    return max((int(count or 1) * int(bits) // 8 for count, bits in accesses), default=0)
+
+
+def barriers(ptx: str) -> int:
+    """Places where the threads of a program wait for each other."""
+    return len(re.findall(r"\bbar(?:rier)?\.(?:cta\.)?sync\b", ptx))
+
+
 class _StandIn:
     """The three questions that Triton asks a driver before it compiles."""
 

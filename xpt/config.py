@@ -66,8 +66,9 @@ class MaskConfig:
 
     strategy: Literal["contour", "rect", "random"] = "contour"
     """`contour`: each image's own; `rect`: one rectangle, as the paper's released code; `random`: MAE's."""
-    region: Literal["chest", "lung"] = "chest"
-    """What counts as inside under `contour`: the chest (both lungs' hull) or the lung fields alone."""
+    region: Literal["chest", "lung", "both"] = "chest"
+    """What counts as inside under `contour`: the chest (both lungs' hull), the lung fields alone, or `both`:
+    lung fully and the rest of the chest by half, which the draw `weighted` turns into a rate between."""
     draw: Literal["stratified", "weighted"] = "stratified"
     """`stratified`: exact counts inside and outside; `weighted`: one draw with soft borders."""
     ratio: float = 0.90
@@ -148,9 +149,22 @@ class ModelConfig(EncoderConfig):
     """Share of the masked patches that is predicted; None: 1 for `self`, 0.25 for `cross`."""
     norm_targets: bool = True
     """Predict each patch normalised by its own mean and deviation (MAE, section 3)."""
+    feature_maps: bool = False
+    """`cross` only: each decoder block attends to its own learned mixture of all encoder blocks' outputs
+    (CrossMAE, section 3.3) instead of the last one's."""
+    activation_gb: float = field(default=0.0, metadata=OPERATIONAL)
+    """GB (10^9 bytes) that the blocks' activations of a micro-batch may take: as few blocks as that needs
+    are recomputed in the backward pass. 0: all or none, as `activation_checkpointing` says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check(self.activation_gb >= 0, "model.activation_gb", self.activation_gb, "0 or more")
+        _check(
+            self.decoder == "cross" or not self.feature_maps,
+            "model.feature_maps",
+            self.feature_maps,
+            "False for the decoder self, which takes the last block's output only",
+        )
         _check(self.decoder_depth >= 1, "model.decoder_depth", self.decoder_depth, "at least 1")
         _check_width("model.decoder_width", self.decoder_width, "model.decoder_heads", self.decoder_heads)
         if self.predicted_share is not None:

@@ -38,9 +38,11 @@ from xpt.engine import (
     zero_stage,
 )
 from xpt.files import write_atomically
+from xpt.flops import peak_flops, work
 from xpt.hands import Hands
 from xpt.interval import Interval, NonFiniteError, Report
 from xpt.masking import region_of
+from xpt.models.attention import attention_kernel
 from xpt.models.mae import MAE
 from xpt.pictures import reconstruction_sheet
 from xpt.schedule import learning_rate, parameter_groups
@@ -115,6 +117,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     if validates and images == 0:
         validate(engine, val_set, config, rank, run_log, images)
 
+    needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
     hands = Hands(rank.device)
     with train_loader(
@@ -163,7 +166,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             )
             waited = batches.wait_seconds
             if run_log is not None:
-                report_progress(run_log, pace, report, images, last, rate)
+                report_progress(run_log, pace, report, images, last, rate, needed)
             if validates_now:
                 validate(engine, val_set, config, rank, run_log, images)
             if saves or report.checkpoint_due or report.asked_to_stop:
@@ -304,7 +307,7 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
         settings.precision,
         settings.global_batch,
         settings.accumulation(rank.count),
-        config.model.attention,
+        attention_in(config, rank.device),
     )
     log.info(
         "%s training films; %s of %s images done",
@@ -314,20 +317,36 @@ def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, i
     )
 
 
-def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float) -> None:
+def attention_in(config: Config, device: torch.device) -> str:
+    """Kernels of encoder and decoder."""
+    model = config.model
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    heads = (model.width // model.heads, model.decoder_width // model.decoder_heads)
+    return ", ".join(
+        f"{attention_kernel(model.attention, width, dtype, device)} (heads of {width})"
+        for width in dict.fromkeys(heads)
+    )
+
+
+def report_progress(
+    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float, needed: float
+) -> None:
+    """`needed`: seconds that the devices at their peak would take for an image."""
     per_second, left = pace.measure(images)
     scalars = {
         "loss": report.loss,
         "lr": rate,
         "grad_norm": report.grad_norm,
         "images_per_second": per_second,
+        "mfu": needed * per_second,
         "data_wait_seconds": report.wait_seconds,
         "peak_memory_gb": peak_memory_gb(),
         "replaced": report.replaced,
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  waited %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  waited %.1f s  "
+        "%s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,
@@ -335,6 +354,7 @@ def report_progress(run_log: RunLog, pace: Pace, report: Report, images: int, la
         rate,
         report.grad_norm,
         per_second,
+        100 * needed * per_second,
         report.wait_seconds,
         left,
     )

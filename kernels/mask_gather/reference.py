@@ -97,9 +97,7 @@ def mask_and_gather(
     visible_BK = raster_ids(is_visible_BL, keep)
     is_predicted_BL = ~is_visible_BL
     if predict < contour_BL.shape[1] - keep:
-        is_predicted_BL = select_predicted(
-            is_visible_BL, is_valid_BL, position_B, seed=seed, predict=predict
-        )
+        is_predicted_BL = select_predicted(is_visible_BL, is_valid_BL, position_B, seed=seed, predict=predict)
     predicted_BM = raster_ids(is_predicted_BL, predict)
     patches_BKP = normalize_pixels(gather_patches(image_BCHW, visible_BK, patch), mean, std).to(dtype)
     return MaskedPatches(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.patches import gather_patches, normalization, normalize_pixels
+from kernels.patches import gather_patches, normalization
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int64, UInt8
@@ -47,8 +47,8 @@ def loss_and_gradient(
 ) -> LossAndGradient:
     """As the public function, without its checks and without autograd."""
     values = pred_BMP.shape[2]
-    target = normalized_target if normalize else plain_target
-    difference_BMP = target(image_BCHW, ids_BM, patch, mean, std).neg_().add_(pred_BMP)
+    minus_target = minus_normalized_target if normalize else minus_plain_target
+    difference_BMP = minus_target(image_BCHW, ids_BM, patch, mean, std).add_(pred_BMP)
     mse_BM = torch.linalg.vector_norm(difference_BMP, dim=2).square_().div_(values)
     is_unscored_BM = weight_BM == 0
     # Not 0 * mse: what is not scored must not count even where the prediction overflowed.
@@ -61,13 +61,14 @@ def loss_and_gradient(
     return LossAndGradient(loss, mse_BM, gradient_BMP.to(gradient_dtype(pred_BMP.dtype)))
 
 
-def plain_target(
+def minus_plain_target(
     image_BCHW: UInt8[Tensor, "B C H W"], ids_BM: Int64[Tensor, "B M"], patch: int, mean: float, std: float
 ) -> Float32[Tensor, "B M P"]:
-    return normalize_pixels(gather_patches(image_BCHW, ids_BM, patch), mean, std)
+    scale, bias = normalization(mean, std)
+    return gather_patches(image_BCHW, ids_BM, patch).float().mul_(-scale).sub_(bias)
 
 
-def normalized_target(
+def minus_normalized_target(
     image_BCHW: UInt8[Tensor, "B C H W"], ids_BM: Int64[Tensor, "B M"], patch: int, mean: float, std: float
 ) -> Float32[Tensor, "B M P"]:
     """The mean over the image set cancels; the standard deviation only scales the epsilon."""
@@ -77,7 +78,7 @@ def normalized_target(
     centred_BMP = pixels_BMP.mul_(values).sub_(pixels_BMP.sum(2, keepdim=True) / values)
     norm_BM1 = torch.linalg.vector_norm(centred_BMP, dim=2, keepdim=True)
     deviation_BM1 = norm_BM1 * (scale / values / (values - 1) ** 0.5)
-    return centred_BMP.mul_(scale / values / (deviation_BM1.square() + VARIANCE_EPSILON).sqrt())
+    return centred_BMP.mul_(-scale / values / (deviation_BM1.square() + VARIANCE_EPSILON).sqrt())
 
 
 def scale_gradient(gradient_BMP: Tensor, factor: Tensor) -> None:

@@ -4,7 +4,7 @@ import types
 import pytest
 import torch
 
-from xpt.models.attention import CrossAttention, SelfAttention, attention_function
+from xpt.models.attention import CrossAttention, SelfAttention, attention_function, attention_kernel
 
 
 def plain(q_BNHE, k_BSHE, v_BSHE):
@@ -77,3 +77,12 @@ def test_flash_attention_gets_its_own_layout(monkeypatch: pytest.MonkeyPatch, ve
     x = torch.randn(2, 9, 24)
     torch.testing.assert_close(flash(x), sdpa(x))
     assert calls == [(2, 9, 3, 8)]
+
+
+@pytest.mark.parametrize("head_width", [32, 64, 128])
+def test_the_kernel_that_runs_is_named(head_width: int):
+    name = attention_kernel("sdpa", head_width, torch.float32, torch.device("cpu"))
+    assert name == "sdpa: flash_attention_for_cpu"
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        name = attention_kernel("sdpa", head_width, torch.float32, torch.device("cpu"))
+    assert name == "sdpa: unfused"

@@ -48,3 +48,25 @@ def test_every_parameter_gets_a_gradient(films, kind):
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias that adds the same to all keys cancels in the softmax; its gradient is rounding.
     assert not missing
+
+
+def test_each_block_attends_to_its_mixture_of_the_encoders_maps(films):
+    """With weights that pick the last map and unit norms, mixtures are the encoder's normalised output."""
+    torch.manual_seed(0)
+    plain, mixed = MAE(tiny("cross")), MAE(tiny("cross", feature_maps=True))
+    mixed.load_state_dict(plain.state_dict(), strict=False)
+    assert mixed.mixtures is not None
+    with torch.no_grad():
+        mixed.mixtures.weight.zero_()[:, -1] = 1
+    torch.testing.assert_close(mixed(*films, 0).pred_BMP, plain(*films, 0).pred_BMP)
+    with torch.no_grad():
+        mixed.mixtures.weight[1, 0] = 5
+    assert not torch.allclose(mixed(*films, 0).pred_BMP, plain(*films, 0).pred_BMP, atol=1e-3)
+
+
+def test_mixtures_are_learned(films):
+    model = MAE(tiny("cross", feature_maps=True))
+    model(*films, 0).loss.backward()
+    assert model.mixtures is not None and model.mixtures.weight.grad is not None
+    assert (model.mixtures.weight.grad.abs() > 0).all()
+    assert model.mixtures.weight.shape == (2, 3)

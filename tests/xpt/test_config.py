@@ -61,6 +61,8 @@ def test_unknown_field_names_the_nearest(capsys: pytest.CaptureFixture[str]):
     [
         (lambda: ModelConfig(side=100), "model.side: got 100"),
         (lambda: ModelConfig(heads=7), "model.heads: got 7"),
+        (lambda: ModelConfig(feature_maps=True), "model.feature_maps: got True"),
+        (lambda: ModelConfig(activation_gb=-1.0), "model.activation_gb: got -1.0"),
         (lambda: MaskConfig(ratio=1.0), "mask.ratio: got 1.0"),
         (lambda: MaskConfig(keep_inside=0.0), "mask.keep_inside: got 0.0"),
         (lambda: TrainConfig(images=0), "train.images: got 0"),

@@ -10,9 +10,11 @@ a blocked kernel on a CPU), `flash_attn` the package of Dao et al. (arXiv 2307.0
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Backend = Literal["sdpa", "flash_attn"]
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,6 +57,24 @@ def attention_function(backend: Backend) -> AttentionFunction:
 def _sdpa(q_BNHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor) -> Tensor:
     q, k, v = (t.transpose(1, 2) for t in (q_BNHE, k_BSHE, v_BSHE))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def attention_kernel(backend: Backend, head_width: int, dtype: torch.dtype, device: torch.device) -> str:
+    """Which kernel runs for heads of this width: what PyTorch dispatches a small call to, or the package."""
+    if backend == "flash_attn":
+        return attention_function(backend).__module__.split(".")[0]
+    names: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+            names.append(func.__name__.partition(".")[0])
+            return func(*args, **(kwargs or {}))
+
+    q, k, v = (torch.zeros(1, 128, 1, head_width, dtype=dtype, device=device) for _ in "qkv")
+    with Watch():
+        _sdpa(q.requires_grad_(), k, v)
+    fused = [name.removeprefix("_scaled_dot_product_") for name in names if "scaled_dot_product" in name]
+    return f"sdpa: {fused[0] if fused else 'unfused'}"
 
 
 class SelfAttention(nn.Module):

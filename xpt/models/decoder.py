@@ -1,7 +1,7 @@
 """The two decoders: MAE's over all tokens, and CrossMAE's from masked queries to visible tokens.
 
 Shape suffixes: B images, L patches of an image, K visible, M predicted, P values of a patch,
-N = K + 1 encoder tokens (the class token first), W encoder width, D decoder width.
+N = K + 1 encoder tokens (the class token first), W encoder width, D decoder width, F feature maps.
 
 Both take the encoder's tokens and the ids of the patches to predict and return one prediction for
 each of those ids, so the model does not know which one it has.
@@ -36,7 +36,8 @@ class Decoder(nn.Module):
         activation_checkpointing: bool,
     ) -> None:
         super().__init__()
-        self.activation_checkpointing = activation_checkpointing
+        self.recomputed = depth if activation_checkpointing else 0
+        """Blocks, the first ones, whose activations are made again in the backward pass."""
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("positions_LD", sincos_2d(grid, width), persistent=False)
@@ -48,8 +49,9 @@ class Decoder(nn.Module):
     def make_block(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> nn.Module:
         raise NotImplementedError
 
-    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
-        return run_block(block, *inputs, recompute=self.activation_checkpointing and self.training)
+    def run(self, number: int, *inputs: Tensor) -> Tensor:
+        """Output of a block."""
+        return run_block(self.blocks[number], *inputs, recompute=number < self.recomputed and self.training)
 
 
 class SelfDecoder(Decoder):
@@ -77,8 +79,8 @@ class SelfDecoder(Decoder):
         seen_BKD = x[:, 1:] + positions_LD[visible_BK]
         canvas_BLD = canvas_BLD.scatter(1, visible_BK[..., None].expand(-1, -1, width), seen_BKD)
         x = torch.cat([x[:, :1], canvas_BLD], dim=1)
-        for block in self.blocks:
-            x = self.run(block, x)
+        for number in range(len(self.blocks)):
+            x = self.run(number, x)
         predicted = (predicted_BM + 1)[..., None].expand(-1, -1, width)
         return self.head(self.norm(x.gather(1, predicted)))
 
@@ -99,6 +101,25 @@ class CrossBlock(nn.Module):
         return x_BMD + self.mlp(self.norm2(x_BMD))
 
 
+class FeatureMixtures(nn.Module):
+    """For each decoder block its own learned sum of the encoder's F feature maps, normalised.
+
+    CrossMAE, section 3.3. The weights begin as N(0, 1 / F), so a mixture is as large as one map.
+    """
+
+    def __init__(self, maps: int, mixtures: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(mixtures, maps) / maps**0.5)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(mixtures))
+
+    def forward(self, maps: list[Float[Tensor, "B N W"]]) -> list[Float[Tensor, "B N W"]]:
+        maps_FBNW = torch.stack(maps)
+        return [
+            norm(torch.tensordot(weight_F, maps_FBNW, dims=1))
+            for weight_F, norm in zip(self.weight, self.norms, strict=True)
+        ]
+
+
 class CrossDecoder(Decoder):
     """CrossMAE's decoder (arXiv 2401.14391): one query per predicted patch, keys from the encoder only.
 
@@ -110,15 +131,22 @@ class CrossDecoder(Decoder):
 
     def forward(
         self,
-        tokens_BNW: Float[Tensor, "B N W"],
+        tokens: Float[Tensor, "B N W"] | list[Float[Tensor, "B N W"]],
         visible_BK: Int64[Tensor, "B K"],
         predicted_BM: Int64[Tensor, "B M"],
     ) -> Float[Tensor, "B M P"]:
-        memory = self.embed(tokens_BNW)
-        positions_LD = self.positions_LD.to(memory.dtype)
-        cls_B1D, seen_BKD = memory[:, :1], memory[:, 1:] + positions_LD[visible_BK]
-        memory = torch.cat([cls_B1D, seen_BKD], dim=1)
-        x_BMD = self.mask_token + positions_LD[predicted_BM]
-        for block in self.blocks:
-            x_BMD = self.run(block, x_BMD, memory)
+        """`tokens`: what all blocks attend to, or for each block its own."""
+        each = [tokens] if isinstance(tokens, Tensor) else tokens
+        memories = [self.remember(tokens_BNW, visible_BK) for tokens_BNW in each]
+        x_BMD = self.mask_token + self.positions_LD[predicted_BM].to(memories[0].dtype)
+        for number in range(len(self.blocks)):
+            x_BMD = self.run(number, x_BMD, memories[number % len(memories)])
         return self.head(self.norm(x_BMD))
+
+    def remember(
+        self, tokens_BNW: Float[Tensor, "B N W"], visible_BK: Int64[Tensor, "B K"]
+    ) -> Float[Tensor, "B N D"]:
+        """Encoder tokens in the decoder's width, with its positions."""
+        memory = self.embed(tokens_BNW)
+        seen_BKD = memory[:, 1:] + self.positions_LD[visible_BK].to(memory.dtype)
+        return torch.cat([memory[:, :1], seen_BKD], dim=1)

@@ -5,6 +5,9 @@ Shape suffixes: B images, L patches of an image, K visible ones, P values of a p
 The state dict is timm's, key for key: what this trains, `timm.create_model` loads.
 """
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -61,7 +64,8 @@ class Encoder(VisionTransformer):
             drop_path_rate=drop_path,
             weight_init="skip",
         )
-        self.activation_checkpointing = activation_checkpointing
+        self.recomputed = depth if activation_checkpointing else 0
+        """Blocks, the first ones, whose activations are made again in the backward pass."""
         self.patch_embed.proj = PatchProjection(channels, width, patch, stride=patch)
         for block in self.blocks:
             block.attn = SelfAttention(width, heads, attention)
@@ -75,19 +79,27 @@ class Encoder(VisionTransformer):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, patches_BKP: Float[Tensor, "B K P"], ids_BK: Int64[Tensor, "B K"]
     ) -> Float[Tensor, "B K+1 D"]:
-        """Normalised tokens, the class token first.
+        """Normalised tokens, the class token first; arguments as of `feature_maps`."""
+        (last_BND,) = deque(self.feature_maps(patches_BKP, ids_BK), maxlen=1)
+        return self.norm(last_BND)
+
+    def feature_maps(
+        self, patches_BKP: Float[Tensor, "B K P"], ids_BK: Int64[Tensor, "B K"]
+    ) -> Iterator[Float[Tensor, "B K+1 D"]]:
+        """The embedded patches and every block's output, the class token first, not normalised.
 
         Args:
             patches_BKP: normalised pixel values of the visible patches, channel-major.
             ids_BK: their raster-order ids in [0, L).
         """
-        positions = self.pos_embed.to(patches_BKP.dtype)  # DeepSpeed casts parameters, not buffers
-        x_BKD = self.patch_embed.proj(patches_BKP) + positions[0, 1:][ids_BK]
-        cls_B1D = (self.cls_token + positions[:, :1]).expand(x_BKD.shape[0], -1, -1)
+        dtype = patches_BKP.dtype  # DeepSpeed casts parameters, not buffers
+        x_BKD = self.patch_embed.proj(patches_BKP) + self.pos_embed[0, 1:][ids_BK].to(dtype)
+        cls_B1D = (self.cls_token + self.pos_embed[:, :1].to(dtype)).expand(x_BKD.shape[0], -1, -1)
         x = torch.cat([cls_B1D, x_BKD], dim=1)
-        for block in self.blocks:
-            x = run_block(block, x, recompute=self.activation_checkpointing and self.training)
-        return self.norm(x)
+        yield x
+        for number, block in enumerate(self.blocks):
+            x = run_block(block, x, recompute=number < self.recomputed and self.training)
+            yield x
 
 
 def run_block(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:

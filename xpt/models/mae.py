@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from kernels import mask_and_gather, patch_loss
 from xpt.config import Config
-from xpt.models.decoder import CrossDecoder, SelfDecoder
+from xpt.models.decoder import CrossDecoder, FeatureMixtures, SelfDecoder
 from xpt.models.encoder import Encoder
+from xpt.models.recompute import recomputed_blocks
 
 CHANNELS = 1
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
@@ -60,6 +61,9 @@ class MAE(nn.Module):
             attention=model.attention,
             activation_checkpointing=model.activation_checkpointing,
         )
+        self.mixtures = None
+        if model.feature_maps:
+            self.mixtures = FeatureMixtures(model.depth + 1, model.decoder_depth, model.width)
         decoder = {"self": SelfDecoder, "cross": CrossDecoder}[model.decoder]
         self.decoder = decoder(
             grid=model.grid,
@@ -72,6 +76,8 @@ class MAE(nn.Module):
             attention=model.attention,
             activation_checkpointing=model.activation_checkpointing,
         )
+        if model.activation_gb:
+            self.encoder.recomputed, self.decoder.recomputed = recomputed_blocks(config)
 
     def forward(
         self,
@@ -109,8 +115,11 @@ class MAE(nn.Module):
             # Not from one named parameter: touching it outside its module makes ZeRO 3 gather it.
             dtype=next(self.parameters()).dtype,
         )
-        tokens_BND = self.encoder(masked.patches_BKP, masked.visible_BK)
-        pred_BMP = self.decoder(tokens_BND, masked.visible_BK, masked.predicted_BM)
+        if self.mixtures is None:
+            tokens = self.encoder(masked.patches_BKP, masked.visible_BK)
+        else:
+            tokens = self.mixtures(list(self.encoder.feature_maps(masked.patches_BKP, masked.visible_BK)))
+        pred_BMP = self.decoder(tokens, masked.visible_BK, masked.predicted_BM)
         is_scored_BM = masked.is_scored_BM.float()
         share_BM = is_scored_BM / is_scored_BM.sum(1, keepdim=True).clamp(min=1)
         loss, mse_BM = patch_loss(

@@ -1,0 +1,158 @@
+"""How much work a training step is, and how well the device is used.
+
+Counts are model FLOPs, as in the literature on utilisation (PaLM, arXiv 2204.02311, appendix B): two for
+each multiply-add of matrix products and attention, the backward pass twice the forward; what activation
+checkpointing computes again, norms, softmax and the optimizer do not count.
+
+Shape suffixes in names of sizes: L patches of an image, K visible, M predicted, P values of a patch,
+D encoder width, W decoder width.
+"""
+
+import time
+from dataclasses import dataclass, fields
+
+import torch
+
+from xpt.config import Config
+from xpt.models.mae import CHANNELS
+
+SECTOR = 32
+"""Bytes that a GPU's memory moves at least."""
+TRAINING = 3
+"""Forward and backward over the forward pass."""
+
+PEAK_TFLOPS: dict[str, float] = {
+    "A100": 312.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.4,
+    "H200": 989.4,
+    "GH200": 989.4,
+    "B100": 1750.0,
+    "B200": 2250.0,
+    "GB200": 2500.0,
+    "L40S": 362.1,
+    "A40": 149.7,
+    "A10": 125.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.2,
+    "V100": 125.0,
+}
+"""Dense bf16 (V100: fp16) TFLOP/s of NVIDIA's data sheets, by a part of the device's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """FLOPs of the forward pass of one image, by part."""
+
+    embedding: int
+    encoder_matmul: int
+    encoder_attention: int
+    decoder_matmul: int
+    """Blocks, the embedding of the encoder's tokens, their mixtures where there are any, and the head."""
+    decoder_attention: int
+
+    @property
+    def forward(self) -> int:
+        return sum(getattr(self, part.name) for part in fields(self))
+
+    @property
+    def training(self) -> int:
+        """Forward and backward: the gradient by the image, which nobody needs, is not computed."""
+        return TRAINING * self.forward - self.embedding
+
+
+def work(config: Config) -> Work:
+    """FLOPs of one image through the model of `config`."""
+    model = config.model
+    K, M, L = config.kept, config.predicted, model.tokens
+    P, D, W = CHANNELS * model.patch**2, model.width, model.decoder_width
+    visible = K + 1  # the class token
+    decoder = {
+        "self": _self_decoder(L + 1, W, model.mlp_ratio, model.decoder_depth),
+        "cross": _cross_decoder(M, visible, W, model.mlp_ratio, model.decoder_depth),
+    }[model.decoder]
+    mixtures = model.decoder_depth if model.feature_maps else 0
+    memories = max(1, mixtures)
+    return Work(
+        embedding=2 * K * P * D,
+        encoder_matmul=model.depth * visible * _block_weights(D, model.mlp_ratio) * 2,
+        encoder_attention=model.depth * 4 * visible**2 * D,
+        decoder_matmul=(
+            decoder[0] + 2 * M * W * P + 2 * visible * D * (memories * W + mixtures * (model.depth + 1))
+        ),
+        decoder_attention=decoder[1],
+    )
+
+
+def _block_weights(width: int, mlp_ratio: float) -> int:
+    """Queries, keys, values and output, then the two layers of the MLP."""
+    return 4 * width**2 + 2 * width * int(width * mlp_ratio)
+
+
+def _self_decoder(tokens: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:
+    return depth * 2 * tokens * _block_weights(width, mlp_ratio), depth * 4 * tokens**2 * width
+
+
+def _cross_decoder(queries: int, keys: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:
+    of_queries = 2 * width**2 + 2 * width * int(width * mlp_ratio)
+    return (
+        depth * 2 * (queries * of_queries + keys * 2 * width**2),
+        depth * 4 * queries * keys * width,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Bytes of the device's memory that the two kernels of the package must move for one image."""
+
+    mask_gather: int
+    patch_loss: int
+
+
+def traffic(config: Config, itemsize: int) -> Traffic:
+    """Each input once and each output once; `itemsize` of patches and predictions."""
+    model = config.model
+    P = CHANNELS * model.patch**2
+    K, M, L = config.kept, config.predicted, model.tokens
+    selection = L * (4 + 1 + 1)  # contour, valid, masked
+    return Traffic(
+        mask_gather=_pixels(config, K) + K * (P * itemsize + 8) + M * (8 + 1) + selection,
+        patch_loss=_pixels(config, M) + M * (2 * P * itemsize + 8 + 4 + 4),
+    )
+
+
+def _pixels(config: Config, chosen: int) -> int:
+    """Bytes read for `chosen` patches drawn at random: memory moves in sectors of 32.
+
+    A row of a patch of 16 pixels is half a sector, which is read whole, once if the neighbour is chosen too.
+    """
+    patch, L = config.model.patch, config.model.tokens
+    sharing = max(1, SECTOR // patch)
+    groups = L / sharing * (1 - (1 - chosen / L) ** sharing)
+    return round(groups * CHANNELS * patch * -(-patch // SECTOR) * SECTOR)
+
+
+def peak_flops(device: torch.device) -> float:
+    """FLOP/s that `device` is sold for in bf16; of a CPU, or a device that the table lacks, measured."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for part in sorted(PEAK_TFLOPS, key=len, reverse=True):
+            if part in name:
+                return PEAK_TFLOPS[part] * 1e12
+    return measured_flops(device)
+
+
+def measured_flops(device: torch.device) -> float:
+    """FLOP/s of a square matrix product, the best of a few: an estimate of the peak."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (768, torch.float32)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in "ab")
+    seconds = []
+    for _ in range(7):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
