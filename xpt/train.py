@@ -157,8 +157,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             waited = batches.wait_seconds
             if run_log is not None:
                 report_progress(run_log, pace, report, images, last, rate)
-            if validates_now:
-                validate(engine, val_set, config, rank, run_log, images)
+            val_loss = validate(engine, val_set, config, rank, run_log, images) if validates_now else None
             if saves or report.checkpoint_due or report.asked_to_stop:
                 checkpoint.save(
                     run,
@@ -167,6 +166,8 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                     images=images,
                     parameters=parameters,
                     keep=settings.keep_checkpoints,
+                    keep_every=settings.keep_every_images,
+                    val_loss=val_loss,
                 )
                 saved_at = time.monotonic()
             pace.start_interval(images)
@@ -220,7 +221,7 @@ def validate(
     rank: Rank,
     run_log: RunLog | None,
     images: int,
-) -> None:
+) -> float:
     """Validation loss, shared out over the ranks, and reconstruction pictures of the first films.
 
     Every rank makes the pictures' forward pass too, because ZeRO 3 gathers the weights for it.
@@ -260,6 +261,7 @@ def validate(
             scores["val/loss"],
             scores["val/patch_mean"],
         )
+    return scores["val/loss"]
 
 
 class StopSignal:
