@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from xpt.config import Config, differing_fields
 from xpt.distributed import on_first
+from xpt.elastic import universal_copy
 from xpt.engine import Engine, load_state, save_state
 from xpt.files import sync_folder, write_atomically
 from xpt.saved import DESCRIPTION, Checkpoint, folders, hash_of, newest, read, remove, sealed, surplus
@@ -126,7 +127,7 @@ def resume(run: Path, engine: Engine, job: Job) -> int:
 
     Raises:
         ValueError: where checkpoints exist but none is intact, or where the newest good one is of
-            another configuration, data set, number of ranks or ZeRO stage.
+            another configuration, data set or ZeRO stage.
     """
 
     def find() -> Checkpoint | None:
@@ -141,7 +142,14 @@ def resume(run: Path, engine: Engine, job: Job) -> int:
     if found is None:
         return 0
     checked = time.monotonic()
-    load_state(engine, found.folder)
+    if found.description["world_size"] == job.world_size:
+        load_state(engine, found.folder)
+    else:
+        log.info("%d ranks wrote it, %d go on", found.description["world_size"], job.world_size)
+        copy = on_first(lambda: universal_copy(found.folder))
+        load_state(engine, copy, universal=True)
+        dist.barrier()  # every rank has read it
+        on_first(lambda: shutil.rmtree(copy))
     log.info(
         "checkpoint %s: checked in %.1f s, loaded in %.1f s",
         found.folder.name,
@@ -153,12 +161,12 @@ def resume(run: Path, engine: Engine, job: Job) -> int:
 
 def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
     description = checkpoint.description
-    for name, ours in (("world_size", job.world_size), ("zero_stage", job.zero_stage)):
-        if description[name] != ours:
-            raise ValueError(
-                f"{checkpoint.folder}: {name} {description[name]} in the checkpoint, {ours} now. "
-                f"Start with the {name} of the checkpoint, or with another --run_dir."
-            )
+    if description["zero_stage"] != job.zero_stage:
+        raise ValueError(
+            f"{checkpoint.folder}: written under ZeRO {description['zero_stage']}, now ZeRO "
+            f"{job.zero_stage}, and the optimizer's state cannot cross stages. Give a --ds_config of the "
+            "stage that wrote it, or another --run_dir to start anew."
+        )
     if job.config.allow_config_change:
         return
     different = differing_fields(_as_json(job.config), description["config"])

@@ -171,7 +171,12 @@ def save_state(engine: Engine, folder: Path) -> None:
     engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
 
-def load_state(engine: Engine, folder: Path) -> None:
-    """The inverse of `save_state`, for the same number of ranks and ZeRO stage."""
+def load_state(engine: Engine, folder: Path, *, universal: bool = False) -> None:
+    """The inverse of `save_state`, for the same ZeRO stage.
+
+    The number of ranks must be the same too, unless the state is `universal` (`xpt.elastic`).
+    """
+    configuration: Any = engine._config
+    configuration.load_universal_checkpoint = universal
     loaded, _ = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
     assert loaded is not None, folder

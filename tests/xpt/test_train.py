@@ -22,14 +22,6 @@ from xpt.saved import newest
 pytestmark = pytest.mark.launch
 
 
-@pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on one rank."""
-    run = start(tmp_path_factory.mktemp("runs") / "undisturbed", shards)
-    assert run.wait() == [0], run.output()
-    return run.folder
-
-
 def test_a_run_leaves_metrics_pictures_a_checkpoint_and_its_provenance(undisturbed: Path):
     steps = [row for row in rows(undisturbed) if "loss" in row]
     assert [row["images"] for row in steps] == list(range(8, 97, 8))
