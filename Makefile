@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test soak lint format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ demo: install  ## From nothing to a pretrained encoder and its pictures, in unde
 
 test: install  ## Run the tests (ARGS="-k order" narrows them)
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: install  ## Kill training runs 300 times and compare (an hour or more)
+	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: install  ## ruff, pyright and shellcheck
 	@$(BIN)/ruff check .
