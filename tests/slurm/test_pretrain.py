@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,21 @@ def flags(shards: Path, run: Path) -> list[str]:
 def test_two_time_limits_and_a_killed_rank_leave_the_trace_of_an_undisturbed_run(
     cluster: Cluster, shards: Path, tmp_path: Path, log: Path
 ):
-    """Two nodes x two ranks. Slurm announces the end of the one-minute limit after 15 to 45 seconds."""
+    """Two nodes x two ranks. Once the run waits for it, its time limit is moved near."""
     job = cluster.submit(
         *("--nodes", "2", "--ntasks-per-node", "2", "--cpus-per-task", "1", "--output", str(log)),
-        *("--time", "1", "--signal", "B:USR2@15", SCRIPT, *flags(shards, tmp_path / "run")),
+        *("--time", "30", "--signal", "B:USR2@90", SCRIPT, *flags(shards, tmp_path / "run")),
         **holding(tmp_path, "limit,kill,limit"),
     )
-    cluster.wait_for_state(job, "COMPLETED", timeout=540)
+    for event, restarts in (("0", 1), ("2", 3)):
+        wait_until((tmp_path / "marks" / event).exists, log)
+        cluster.end_soon(job)
+        cluster.wait_for_restart(job, restarts)
+        cluster.limit_time(job, 30)
+    cluster.wait_for_state(job, "COMPLETED")
     said = log.read_text()
-    assert said.count("stopped after") == 2, said
-    assert int(cluster.job(job)["Restarts"]) >= 3
+    assert said.count("the time limit is near") == said.count("stopped after") == 2, said
+    assert cluster.job(job)["Restarts"] == "3"
     died = re.search(r"kill at (\S+)", said)
     ended = re.search(r"ended with status 137 at (\S+)", said)
     assert died and ended, said
@@ -93,8 +99,12 @@ def test_a_crash_is_tried_again_up_to_the_cap_and_a_refusal_is_not(
     assert log.read_text().count("started") == starts
 
 
-def wait_for(log: Path, words: str, timeout: float = 120) -> None:
+def wait_for(log: Path, words: str) -> None:
+    wait_until(lambda: log.exists() and words in log.read_text(), log)
+
+
+def wait_until(is_true: Callable[[], bool], log: Path, timeout: float = 240) -> None:
     end = time.monotonic() + timeout
-    while not (log.exists() and words in log.read_text()):
+    while not is_true():
         assert time.monotonic() < end, log.read_text() if log.exists() else "the job wrote nothing"
         time.sleep(0.1)
