@@ -48,7 +48,7 @@ demo: install  ## From nothing to a pretrained encoder and its pictures, in unde
 test: install  ## Run the tests (ARGS="-k order" narrows them)
 	@$(BIN)/python -m pytest $(ARGS)
 
-soak: install  ## Kill training runs 300 times and compare (an hour or more)
+soak: install  ## Kill training runs 300 times and compare (long)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: install  ## ruff, pyright and shellcheck
