@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test lint format bench gpu kernels-report clean
+.PHONY: help install demo test soak lint format bench gpu kernels-report clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ TEST_WORKERS ?= 2
 
 test: install  ## Run the tests (ARGS="-k order" narrows them)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+
+soak: install  ## Kill training runs 300 times and compare (long)
+	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: install  ## ruff, pyright and shellcheck
 	@$(BIN)/ruff check .

@@ -7,11 +7,11 @@ names it, and older ones go. The state of the data is one integer, `images`: ord
 are functions of it.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ import torch.distributed as dist
 
 from xpt.config import RunConfig, as_json, differing_fields
 from xpt.distributed import on_first
+from xpt.elastic import universal_copy
 from xpt.engine import Engine, load_state, save_state
 from xpt.files import sync_folder, write_atomically
+from xpt.saved import DESCRIPTION, Checkpoint, folders, hash_of, newest, read, remove, sealed, surplus
 
 log = logging.getLogger("xpt")
-DESCRIPTION = "checkpoint.json"
 BYTES_PER_PARAMETER = 16
 """Upper estimate of a checkpoint: weights, fp32 master weights and the two moments of AdamW."""
 
@@ -40,16 +41,6 @@ class Job:
     zero_stage: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    folder: Path
-    description: dict[str, Any]
-
-    @property
-    def images(self) -> int:
-        return self.description["images"]
-
-
 def save(
     run: Path,
     engine: Engine,
@@ -58,14 +49,19 @@ def save(
     images: int,
     parameters: int,
     keep: int,
+    keep_every: int = 0,
+    val_loss: float | None = None,
     beside: dict[str, Any] | None = None,
 ) -> None:
-    """Write the state after `images` images; all ranks must call it.
+    """Write the state after `images` images, then remove those that no rule keeps; all ranks must call it.
 
-    `beside` is what else the loop must remember, the same on every rank.
+    The newest `keep` stay, one per `keep_every` images (0: none for that), and of those written with a
+    `val_loss` the one where it is lowest. `beside` is what else the loop must remember, the same on every
+    rank.
 
     Raises OSError where the disk has no room for it or becomes full; what was there before stays.
     """
+    started = time.monotonic()
     root = run / "checkpoints"
     final = root / f"images-{images:012d}"
     temporary = root / f".{final.name}.tmp"
@@ -83,16 +79,17 @@ def save(
             "data_hash": job.data_hash,
             "world_size": job.world_size,
             "zero_stage": job.zero_stage,
+            "val_loss": val_loss,
             "files": {str(p.relative_to(temporary)): _sync_and_hash(p) for p in _files(temporary)},
         }
-        write_atomically(temporary / DESCRIPTION, json.dumps(_sealed(description), indent=1))
+        write_atomically(temporary / DESCRIPTION, json.dumps(sealed(description), indent=1))
         for folder in {p.parent for p in _files(temporary)}:
             sync_folder(folder)
         temporary.rename(final)
         sync_folder(root)
         write_atomically(root / "latest", final.name + "\n")
-        for old in sorted(root.glob("images-*"))[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)  # room that is not freed is no reason to stop
+        for old in surplus(_described(run), last=keep, every=keep_every, best=True):
+            remove(old)
 
     on_first(prepare)
     try:
@@ -103,7 +100,15 @@ def save(
             "command: it goes on from the last checkpoint."
         ) from error
     dist.barrier()  # every rank has written its share
+    written = time.monotonic()
     on_first(complete)
+    ended = time.monotonic()
+    log.info(
+        "checkpoint %s: training waited %.1f s, %.1f s of them for the checksums",
+        final.name,
+        ended - started,
+        ended - written,
+    )
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -124,7 +129,7 @@ def resume(run: Path, engine: Engine, job: Job) -> tuple[int, dict[str, Any]]:
 
     Raises:
         ValueError: where checkpoints exist but none is intact, or where the newest good one is of
-            another configuration, data set, number of ranks or ZeRO stage.
+            another configuration, data set or ZeRO stage.
     """
 
     def find() -> Checkpoint | None:
@@ -134,51 +139,36 @@ def resume(run: Path, engine: Engine, job: Job) -> tuple[int, dict[str, Any]]:
             write_atomically(run / "checkpoints" / "latest", checkpoint.folder.name + "\n")
         return checkpoint
 
+    started = time.monotonic()
     found = on_first(find)
     if found is None:
         return 0, {}
-    return found.images, load_state(engine, found.folder)
-
-
-def newest(run: Path) -> Checkpoint | None:
-    """The newest intact checkpoint of a run; None where it has none at all.
-
-    Damaged ones that are newer are set aside, under another name, with a warning: training will come
-    to their number of images again. Raises ValueError where every one is damaged: starting from nothing
-    would throw the run away.
-    """
-    folders = sorted((run / "checkpoints").glob("images-*"), reverse=True)
-    damaged = []
-    for folder in folders:
-        fault = _fault(folder)
-        if fault is None:
-            for each in damaged:
-                each.rename(_unused(each.with_name(f"damaged-{each.name}")))
-            return Checkpoint(folder=folder, description=json.loads((folder / DESCRIPTION).read_text()))
-        log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)
-        damaged.append(folder)
-    if folders:
-        raise ValueError(
-            f"{run / 'checkpoints'}: none of {len(folders)} checkpoints is intact. Restore one from a copy, "
-            "or move the folder away to start the run from the beginning."
-        )
-    return None
-
-
-def _unused(path: Path) -> Path:
-    """`path`, or with a number behind it where something has that name."""
-    candidates = (path, *(path.with_name(f"{path.name}.{n}") for n in range(1, 1000)))
-    return next(p for p in candidates if not p.exists())
+    checked = time.monotonic()
+    if found.description["world_size"] == job.world_size:
+        beside = load_state(engine, found.folder)
+    else:
+        log.info("%d ranks wrote it, %d go on", found.description["world_size"], job.world_size)
+        copy = on_first(lambda: universal_copy(found.folder))
+        beside = load_state(engine, copy, universal=True)
+        dist.barrier()  # every rank has read it
+        on_first(lambda: shutil.rmtree(copy))
+    log.info(
+        "checkpoint %s: checked in %.1f s, loaded in %.1f s",
+        found.folder.name,
+        checked - started,
+        time.monotonic() - checked,
+    )
+    return found.images, beside
 
 
 def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
     description = checkpoint.description
-    for name, ours in (("world_size", job.world_size), ("zero_stage", job.zero_stage)):
-        if description[name] != ours:
-            raise ValueError(
-                f"{checkpoint.folder}: {name} {description[name]} in the checkpoint, {ours} now. "
-                f"Start with the {name} of the checkpoint, or with another --run_dir."
-            )
+    if description["zero_stage"] != job.zero_stage:
+        raise ValueError(
+            f"{checkpoint.folder}: written under ZeRO {description['zero_stage']}, now ZeRO "
+            f"{job.zero_stage}, and the optimizer's state cannot cross stages. Give a --ds_config of the "
+            "stage that wrote it, or another --run_dir to start anew."
+        )
     if job.config.allow_config_change:
         return
     different = differing_fields(job.config, description["config"])
@@ -194,41 +184,22 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
         )
 
 
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, None where it is intact."""
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        if not isinstance(description, dict):
-            return f"{DESCRIPTION} holds a {type(description).__name__}"
-        if _sealed(description) != description:
-            return f"{DESCRIPTION} does not have its checksum"
-        for name, digest in description["files"].items():
-            if _hash(folder / name) != digest:
-                return f"{name} does not have its checksum"
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
-    except ValueError as error:
-        return f"{DESCRIPTION} cannot be read: {error}"
-    return None
-
-
-def _sealed(description: dict[str, Any]) -> dict[str, Any]:
-    """The description with the checksum of everything else in it."""
-    content = {name: value for name, value in description.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {**content, "sha256": digest}
+def _described(run: Path) -> list[Checkpoint]:
+    """The checkpoints whose description can be read; the weights are not looked at."""
+    described = []
+    for folder in folders(run):
+        try:
+            described.append(read(folder))
+        except (OSError, ValueError):
+            log.warning("checkpoint %s: its %s cannot be read; it stays", folder, DESCRIPTION)
+    return described
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _sync_and_hash(path: Path) -> str:
     with path.open("rb") as f:
         os.fsync(f.fileno())
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return hash_of(path)

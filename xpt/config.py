@@ -214,7 +214,9 @@ class TrainConfig:
     checkpoint_minutes: float = field(default=30.0, metadata=OPERATIONAL)
     """Longest time between two checkpoints."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints stay on disk, beside the one of the lowest validation loss."""
+    keep_every_images: int = field(default=0, metadata=OPERATIONAL)
+    """Beside those, one checkpoint per this many images stays for good; 0: none."""
 
     def __post_init__(self) -> None:
         counts = ("images", "batch", "micro_batch", "log_images", "eval_films", "checkpoint_images")
@@ -222,7 +224,14 @@ class TrainConfig:
             _check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("base_lr", "checkpoint_minutes"):
             _check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
-        for name in ("min_lr", "warmup_images", "weight_decay", "clip_norm", "eval_images"):
+        for name in (
+            "min_lr",
+            "warmup_images",
+            "weight_decay",
+            "clip_norm",
+            "eval_images",
+            "keep_every_images",
+        ):
             _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         _check(0 <= self.seed < 2**63, "train.seed", self.seed, "a number in [0, 2^63)")
 

@@ -174,8 +174,13 @@ def save_state(engine: Engine, folder: Path, beside: dict[str, Any]) -> None:
     engine.save_checkpoint(str(folder), tag="state", client_state={"beside": beside}, save_latest=False)
 
 
-def load_state(engine: Engine, folder: Path) -> dict[str, Any]:
-    """The inverse of `save_state`, for the same number of ranks and ZeRO stage; returns `beside`."""
+def load_state(engine: Engine, folder: Path, *, universal: bool = False) -> dict[str, Any]:
+    """The inverse of `save_state`, for the same ZeRO stage; returns `beside`.
+
+    The number of ranks must be the same too, unless the state is `universal` (`xpt.elastic`).
+    """
+    configuration: Any = engine._config
+    configuration.load_universal_checkpoint = universal
     loaded, client = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
     assert loaded is not None, folder
     assert client is not None

@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kernels import patchify
-from xpt import checkpoint
 from xpt.engine import checkpoint_weights
 from xpt.files import sync_file, sync_folder
 from xpt.model_card import model_card
 from xpt.models.encoder import Encoder
 from xpt.models.init import load_encoder
 from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
+from xpt.saved import newest
 from xpt.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
@@ -72,7 +72,7 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
     Raises:
         ValueError: where `run` holds no checkpoint, `out` exists, or an exported form differs.
     """
-    found = checkpoint.newest(run)
+    found = newest(run)
     if found is None:
         raise ValueError(f"{run}: no checkpoint in it; wanted a run folder of xpt-train or xpt-finetune")
     if out.exists():

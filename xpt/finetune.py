@@ -38,6 +38,7 @@ from xpt.finetune_config import FinetuneConfig, parse
 from xpt.interval import Interval
 from xpt.models.classifier import Classifier
 from xpt.models.init import load_encoder, read_weights
+from xpt.saved import newest
 from xpt.schedule import layer_groups, learning_rate
 from xpt.tasks.frozen import fit_frozen
 from xpt.tasks.recognition import SCORE, Recognition
@@ -170,7 +171,7 @@ def initialize(model: Classifier, config: FinetuneConfig) -> None:
         return
     source = Path(config.init)
     if source.is_dir():
-        found = checkpoint.newest(source)
+        found = newest(source)
         if found is None:
             raise ValueError(f"--init {source}: no checkpoint in it; wanted a run folder of xpt-train")
         theirs, ours = found.description["config"]["model"], as_json(config)["model"]

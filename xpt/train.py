@@ -9,6 +9,7 @@ as if it had never stopped.
 """
 
 import logging
+import math
 import os
 import resource
 import signal
@@ -167,8 +168,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             waited = batches.wait_seconds
             if run_log is not None:
                 report_progress(run_log, pace, report, images, last, rate, needed)
-            if validates_now:
-                validate(engine, val_set, config, rank, run_log, images)
+            val_loss = validate(engine, val_set, config, rank, run_log, images) if validates_now else None
             if saves or report.checkpoint_due or report.asked_to_stop:
                 checkpoint.save(
                     run,
@@ -177,6 +177,8 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                     images=images,
                     parameters=parameters,
                     keep=settings.keep_checkpoints,
+                    keep_every=settings.keep_every_images,
+                    val_loss=val_loss,
                 )
                 saved_at = time.monotonic()
             pace.start_interval(images)
@@ -230,7 +232,7 @@ def validate(
     rank: Rank,
     run_log: RunLog | None,
     images: int,
-) -> None:
+) -> float:
     """Validation loss, shared out over the ranks, and reconstruction pictures of the first films.
 
     Every rank makes the pictures' forward pass too, because ZeRO 3 gathers the weights for it.
@@ -270,6 +272,7 @@ def validate(
             scores["val/loss"],
             scores["val/patch_mean"],
         )
+    return scores["val/loss"]
 
 
 class StopSignal:
@@ -329,24 +332,24 @@ def attention_in(config: Config, device: torch.device) -> str:
 
 
 def report_progress(
-    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float, needed: float
+    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float, needed: float = math.nan
 ) -> None:
-    """`needed`: seconds that the devices at their peak would take for an image."""
+    """`needed`: seconds that the devices at their peak would take for an image, where that was counted."""
     per_second, left = pace.measure(images)
+    is_counted = not math.isnan(needed)
     scalars = {
         "loss": report.loss,
         "lr": rate,
         "grad_norm": report.grad_norm,
         "images_per_second": per_second,
-        "mfu": needed * per_second,
+        **({"mfu": needed * per_second} if is_counted else {}),
         "data_wait_seconds": report.wait_seconds,
         "peak_memory_gb": peak_memory_gb(),
         "replaced": report.replaced,
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s  MFU %.0f%%  waited %.1f s  "
-        "%s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s%s  waited %.1f s  %s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,
@@ -354,7 +357,7 @@ def report_progress(
         rate,
         report.grad_norm,
         per_second,
-        100 * needed * per_second,
+        f"  MFU {needed * per_second:.0%}" if is_counted else "",
         report.wait_seconds,
         left,
     )

@@ -139,6 +139,24 @@ class Cluster:
         assert found["JobState"] in states, found
         return found
 
+    def limit_time(self, number: int, minutes: int) -> None:
+        """Another time limit for a job, pending or running, in minutes from its start."""
+        command = ["scontrol", "update", f"JobId={number}", f"TimeLimit={minutes}"]
+        subprocess.run(command, env=self.environment, check=True)
+
+    def end_soon(self, number: int) -> None:
+        """A time limit that is one to two minutes away."""
+        hours, minutes, _ = self.job(number)["RunTime"].split(":")
+        self.limit_time(number, 60 * int(hours) + int(minutes) + 2)
+
+    def wait_for_restart(self, number: int, restarts: int, timeout: float = 240) -> None:
+        """Until the job has been put back into the queue `restarts` times."""
+        self._wait(
+            f"restart {restarts} of job {number}",
+            lambda: int(self.job(number)["Restarts"]) >= restarts,
+            timeout,
+        )
+
     def cancel(self, number: int) -> None:
         subprocess.run(["scancel", str(number)], env=self.environment, check=True)
 

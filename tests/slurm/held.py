@@ -1,20 +1,24 @@
-"""xpt-train whose first starts end at a step of the test's choosing.
+"""xpt-train whose job meets, one start after the other, what the test has in store for it.
 
-HELD names what happens to each start of the job, by its number of restarts, once it has made 3 steps:
-`limit` waits for a signal, `kill` ends the last rank with SIGKILL. Later starts run to the end.
+HELD names the events, in order: `limit` waits for a signal, `kill` ends the last rank with SIGKILL. An
+event comes in the third step of a start, and only once: HELD_MARKS is a folder where each leaves a file.
+A start that Slurm ends before that meets the same event again.
 """
 
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from xpt import train
 
-START = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-PLAN = dict(enumerate(os.environ["HELD"].split(","))).get(START, "")
-STEPS = 3
+MARKS = Path(os.environ["HELD_MARKS"])
+EVENTS = os.environ["HELD"].split(",")
+STEP = 2
 
+met = len(list(MARKS.iterdir()))
+event = EVENTS[met] if met < len(EVENTS) else ""
 signals: list[train.StopSignal] = []
 steps = 0
 set_learning_rate = train.set_learning_rate
@@ -28,12 +32,13 @@ class Remembered(train.StopSignal):
 
 def at_each_step(engine: train.Engine, rate: float) -> None:
     global steps
-    if steps == STEPS and PLAN == "limit":
-        print("waiting for a signal", flush=True)
+    if steps == STEP and event:
+        (MARKS / str(met)).touch()
+        print(f"{event} at {time.time():.1f}", flush=True)
+    if steps == STEP and event == "limit":
         while not signals[0].asked:
             time.sleep(0.05)
-    if steps == STEPS and PLAN == "kill" and os.environ["SLURM_PROCID"] == "3":
-        print(f"rank 3 dies at {time.time():.1f}", flush=True)
+    if steps == STEP and event == "kill" and os.environ["SLURM_PROCID"] == "3":
         os.kill(os.getpid(), signal.SIGKILL)
     steps += 1
     set_learning_rate(engine, rate)

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,15 @@ def environment_with(folder: Path, program: str) -> str:
     return str(folder / "venv")
 
 
-def holding(folder: Path) -> str:
-    return environment_with(folder, f'exec {sys.executable} {ROOT}/tests/slurm/held.py "$@"')
+def holding(folder: Path, events: str) -> dict[str, str]:
+    """The environment of a job that meets `events` (see held.py)."""
+    (folder / "marks").mkdir()
+    return {
+        "XPT_VENV": environment_with(folder, f'exec {sys.executable} {ROOT}/tests/slurm/held.py "$@"'),
+        "PYTHONPATH": str(ROOT),
+        "HELD": events,
+        "HELD_MARKS": str(folder / "marks"),
+    }
 
 
 def flags(shards: Path, run: Path) -> list[str]:
@@ -35,19 +43,22 @@ def flags(shards: Path, run: Path) -> list[str]:
 def test_two_time_limits_and_a_killed_rank_leave_the_trace_of_an_undisturbed_run(
     cluster: Cluster, shards: Path, tmp_path: Path, log: Path
 ):
-    """Two nodes x two ranks. Slurm announces the end of the one-minute limit after 25 to 55 seconds."""
+    """Two nodes x two ranks. Once the run waits for it, its time limit is moved near."""
     job = cluster.submit(
         *("--nodes", "2", "--ntasks-per-node", "2", "--cpus-per-task", "1", "--output", str(log)),
-        *("--time", "1", "--signal", "B:USR2@35", SCRIPT, *flags(shards, tmp_path / "run")),
-        XPT_VENV=holding(tmp_path),
-        PYTHONPATH=str(ROOT),
-        HELD="limit,kill,limit",
+        *("--time", "30", "--signal", "B:USR2@90", SCRIPT, *flags(shards, tmp_path / "run")),
+        **holding(tmp_path, "limit,kill,limit"),
     )
-    cluster.wait_for_state(job, "COMPLETED", timeout=540)
+    for event, restarts in (("0", 1), ("2", 3)):
+        wait_until((tmp_path / "marks" / event).exists, log)
+        cluster.end_soon(job)
+        cluster.wait_for_restart(job, restarts)
+        cluster.limit_time(job, 30)
+    cluster.wait_for_state(job, "COMPLETED")
     said = log.read_text()
-    assert said.count("the time limit is near") >= 2, said
-    assert int(cluster.job(job)["Restarts"]) >= 3
-    died = re.search(r"rank 3 dies at (\S+)", said)
+    assert said.count("the time limit is near") == said.count("stopped after") == 2, said
+    assert cluster.job(job)["Restarts"] == "3"
+    died = re.search(r"kill at (\S+)", said)
     ended = re.search(r"ended with status 137 at (\S+)", said)
     assert died and ended, said
     assert float(ended[1]) - float(died[1]) < 60
@@ -60,18 +71,18 @@ def test_two_time_limits_and_a_killed_rank_leave_the_trace_of_an_undisturbed_run
 def test_scancel_saves_and_the_same_command_goes_on(
     cluster: Cluster, shards: Path, tmp_path: Path, log: Path
 ):
-    settings = {"XPT_VENV": holding(tmp_path), "PYTHONPATH": str(ROOT)}
+    settings = holding(tmp_path, "limit")
     command = ["--cpus-per-task", "1", "--output", str(log), SCRIPT, *flags(shards, tmp_path / "run")]
-    job = cluster.submit(*command, HELD="limit", **settings)
-    wait_for(log, "waiting for a signal")
+    job = cluster.submit(*command, **settings)
+    wait_for(log, "limit at")
     cluster.cancel(job)
     cluster.wait_for_state(job, "CANCELLED")
     wait_for(log, "as told")
     assert cluster.job(job)["Restarts"] == "0"
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "images-000000000040\n"
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "images-000000000032\n"
 
-    cluster.wait_for_state(cluster.submit(*command, HELD="", **settings), "COMPLETED")
-    assert "40 of 96 images done" in log.read_text()
+    cluster.wait_for_state(cluster.submit(*command, **settings), "COMPLETED")
+    assert "32 of 96 images done" in log.read_text()
     assert rows(tmp_path / "run")[-1]["images"] == 96
 
 
@@ -88,8 +99,12 @@ def test_a_crash_is_tried_again_up_to_the_cap_and_a_refusal_is_not(
     assert log.read_text().count("started") == starts
 
 
-def wait_for(log: Path, words: str, timeout: float = 120) -> None:
+def wait_for(log: Path, words: str) -> None:
+    wait_until(lambda: log.exists() and words in log.read_text(), log)
+
+
+def wait_until(is_true: Callable[[], bool], log: Path, timeout: float = 240) -> None:
     end = time.monotonic() + timeout
-    while not (log.exists() and words in log.read_text()):
+    while not is_true():
         assert time.monotonic() < end, log.read_text() if log.exists() else "the job wrote nothing"
         time.sleep(0.1)

@@ -168,3 +168,11 @@ def trace(folder: Path) -> list[dict[str, float]]:
     """What must be identical between two runs, bit for bit."""
     names = ("images", "loss", "lr", "grad_norm", "val/loss", "val/loss_chest")
     return [{name: row[name] for name in names if name in row} for row in rows(folder)]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on one rank."""
+    run = start(tmp_path_factory.mktemp("runs") / "undisturbed", shards)
+    assert run.wait() == [0], run.output()
+    return run.folder

@@ -17,17 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import ROOT
 from tests.xpt.conftest import TINY, free_port, rows, start, trace
 from xpt import train
-from xpt.checkpoint import newest
+from xpt.saved import newest
 
 pytestmark = pytest.mark.launch
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on one rank."""
-    run = start(tmp_path_factory.mktemp("runs") / "undisturbed", shards)
-    assert run.wait() == [0], run.output()
-    return run.folder
 
 
 def test_a_run_leaves_metrics_pictures_a_checkpoint_and_its_provenance(undisturbed: Path):

@@ -1,0 +1,57 @@
+"""Runs that are killed at random moments, also while they write a checkpoint, end as undisturbed ones do."""
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.xpt.conftest import trace
+from tests.xpt.forks import Forker
+
+pytestmark = pytest.mark.launch
+
+
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Forker]:
+    forker = Forker()
+    yield forker
+    forker.close()
+
+
+def survive(forker: Forker, shards: Path, folder: Path, *, ranks: int, stage: int, kills: int) -> None:
+    # A checkpoint at every step: about half of the kills come while one is written.
+    flags = ["--ds_config", f"ds_configs/zero{stage}.json", "--train.checkpoint-images", "8"]
+    started = time.monotonic()
+    whole = forker.start(folder / "whole", shards, *flags, ranks=ranks)
+    assert whole.wait() == [0] * ranks, whole.log.read_text()
+    length = time.monotonic() - started
+
+    rng = random.Random(1000 * stage + ranks)
+    killed = 0
+    while killed < kills:
+        run = forker.start(folder / "killed", shards, *flags, ranks=ranks)
+        time.sleep(rng.uniform(0, length))
+        run.send(signal.SIGKILL)
+        if run.wait() == [0] * ranks:  # it was done before: once more from the beginning
+            assert trace(folder / "killed") == trace(folder / "whole")
+            (folder / "killed").rename(folder / f"done-{killed}")
+        else:
+            killed += 1
+    last = forker.start(folder / "killed", shards, *flags, ranks=ranks)
+    assert last.wait() == [0] * ranks, last.log.read_text()
+    assert trace(folder / "killed") == trace(folder / "whole")
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
+def test_a_few_kills(forker: Forker, shards: Path, tmp_path: Path, ranks: int, stage: int):
+    survive(forker, shards, tmp_path, ranks=ranks, stage=stage, kills=4)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_fifty_kills(forker: Forker, shards: Path, tmp_path: Path, ranks: int, stage: int):
+    survive(forker, shards, tmp_path, ranks=ranks, stage=stage, kills=50)
