@@ -13,8 +13,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -24,8 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contour_peers import classical, lungs_finder
-from shards_tool.contour import contour_finder
+from benchmarks.contour_peers import LungsFinder, find_classically
+from shards_tool.contour import Contour, ContourFinder, contour_finder
 from shards_tool.contour.finder import NetworkFinder
 from shards_tool.contour.fixed import find_rect, mean_shape
 from shards_tool.contour.masks import is_lung_value
@@ -36,6 +35,7 @@ from shards_tool.film import FilmRules, Grey
 from shards_tool.phantom.render import render_film
 from shards_tool.phantom.study import plan_patient
 from shards_tool.reading import read_film
+from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
 
 SOURCES = ("hannover", "covidcxr")
 TRAINED_ON = "hannover"
@@ -51,6 +51,9 @@ class Case:
     lung_HW: Mask
     chest_HW: Mask
     """Truth, 0 or 1."""
+
+
+Pair = tuple[ContourFinder, Case]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,34 +95,32 @@ def main(
     network = contour_finder("network")
 
     scores = [
-        score("rectangle of the released code", every, lambda pixels: find_rect(pixels, _PATH).mask_HW),
-        score("mean shape", every, lambda pixels: mean_shape(*pixels.shape)),
-        score("classical", every, classical),
+        score("rectangle of the released code", [(find_rect, case) for case in every]),
+        score("mean shape", [(find_mean, case) for case in every]),
+        score("classical", [(find_classically, case) for case in every]),
     ]
     if peer_python is not None:
-        scores.append(score("lungs-finder", every, lambda pixels: lungs_finder(pixels, peer_python)))
-    scores.append(score("network, films of other sources", unseen, network))
+        peer = LungsFinder(peer_python)
+        scores.append(score("lungs-finder", [(peer, case) for case in every]))
+    scores.append(score("network, films of other sources", [(network, case) for case in unseen]))
     for turns in (1, 2, 3):
-        turned = [_changed(case, lambda picture, n=turns: np.rot90(picture, n)) for case in unseen]
-        scores.append(score(f"the same, turned by {90 * turns} degrees", turned, network))
-    negatives = [
-        Case(pixels_HW=np.invert(c.pixels_HW), lung_HW=c.lung_HW, chest_HW=c.chest_HW) for c in unseen
-    ]
-    scores.append(score("the same, negatives", negatives, network))
-    scores.append(score(f"network, phantoms of seed {PHANTOM_SEED}", phantom_cases(), network))
-    certainties: list[tuple[float, float]] = []
+        turned = [(network, _turned(case, turns)) for case in unseen]
+        scores.append(score(f"the same, turned by {90 * turns} degrees", turned))
+    negatives = [(network, replace(case, pixels_HW=np.invert(case.pixels_HW))) for case in unseen]
+    scores.append(score("the same, negatives", negatives))
+    phantoms = [(network, case) for case in phantom_cases()]
+    scores.append(score(f"network, phantoms of seed {PHANTOM_SEED}", phantoms))
+    judged: list[Pair] = [(network, case) for case in unseen]
     if folds is not None:
         finders = {k: NetworkFinder(trained(data, folds, k, fold_steps)) for k in range(FOLDS)}
         fold = fold_of(films, FOLDS)
-        by_fold = [(finders[fold[film.patient]], cases[film.file]) for film in films]
-        scores.append(score_each("network, five folds by patient", by_fold, certainties))
-    else:
-        score_each("", [(network, case) for case in unseen], certainties)
+        judged = [(finders[fold[film.patient]], cases[film.file]) for film in films]
+        scores.append(score("network, five folds by patient", judged))
     console.print(table_of(scores))
 
-    risk = risk_coverage(certainties)
+    risk = risk_coverage(judged)
     console.print(
-        f"certainty: area under the risk-coverage curve {risk['area']:.4f} over {len(certainties)} films "
+        f"certainty: area under the risk-coverage curve {risk['area']:.4f} over {len(judged)} films "
         f"({risk['random']:.4f} for a random order, {risk['best']:.4f} for the best one)"
     )
     all_films = every_film(data, network)
@@ -167,33 +168,25 @@ def phantom_cases() -> list[Case]:
     ]
 
 
-def _changed(case: Case, change: Callable[[Mask], Mask]) -> Case:
-    pictures = (np.ascontiguousarray(change(p)) for p in (case.pixels_HW, case.lung_HW, case.chest_HW))
-    return Case(**dict(zip(("pixels_HW", "lung_HW", "chest_HW"), pictures, strict=True)))
+def _turned(case: Case, turns: int) -> Case:
+    pixels, lung, chest = (np.rot90(p, turns).copy() for p in (case.pixels_HW, case.lung_HW, case.chest_HW))
+    return Case(pixels_HW=pixels, lung_HW=lung, chest_HW=chest)
 
 
-def score(method: str, cases: list[Case], finder: object) -> Score:
-    return score_each(method, [(finder, case) for case in cases], [])
+def find_mean(pixels_HW: Grey, path: PurePosixPath) -> Contour:
+    height, width = pixels_HW.shape
+    return Contour(mask_HW=mean_shape(height, width), method="mean")
 
 
-def score_each(
-    method: str, pairs: list[tuple[object, Case]], certainties: list[tuple[float, float]]
-) -> Score:
-    """Of each case with its finder, a `ContourFinder` or a function from pixels to a mask."""
+def score(method: str, pairs: list[Pair]) -> Score:
     ious, dices, fallbacks = [], [], 0
     for finder, case in pairs:
-        if isinstance(finder, NetworkFinder):
-            contour = finder(case.pixels_HW, _PATH)
-            mask = contour.mask_HW
-            fallbacks += contour.method != "network"
-            assert contour.certainty is not None
-            certainties.append((contour.certainty, iou(case.chest_HW, mask >= 128)))
-        else:
-            mask = finder(case.pixels_HW)  # pyright: ignore[reportCallIssue]
-        ious.append(iou(case.chest_HW, mask >= 128))
-        lung = mask == 255
+        contour = finder(case.pixels_HW, _PATH)
+        fallbacks += isinstance(finder, NetworkFinder) and contour.method != "network"
+        ious.append(iou(case.chest_HW, contour.mask_HW >= CONTOUR_CHEST))
+        lung = contour.mask_HW == CONTOUR_LUNG
         both = np.count_nonzero(lung) + np.count_nonzero(case.lung_HW)
-        dices.append(2 * np.count_nonzero(lung & (case.lung_HW > 0)) / both if both else 0.0)
+        dices.append(2 * np.count_nonzero(lung & (case.lung_HW > 0)) / max(both, 1))
     return Score(
         method=method,
         films=len(pairs),
@@ -224,21 +217,23 @@ def trained(data: Path, folder: Path, fold: int, steps: int) -> Path:
     return out
 
 
-def risk_coverage(certainties: list[tuple[float, float]]) -> dict[str, float]:
+def risk_coverage(pairs: list[Pair]) -> dict[str, float]:
     """Mean error (1 - IoU) of the films that are kept, averaged over how many are kept, the surest first."""
 
     def area(errors: list[float]) -> float:
         return float(np.mean(np.cumsum(errors) / np.arange(1, len(errors) + 1)))
 
-    by_certainty = [1 - found for _, found in sorted(certainties, reverse=True)]
+    found = [(finder(case.pixels_HW, _PATH), case) for finder, case in pairs]
+    errors = [(c.certainty or 0.0, 1 - iou(case.chest_HW, c.mask_HW >= CONTOUR_CHEST)) for c, case in found]
+    surest_first = [error for _, error in sorted(errors, reverse=True)]
     return {
-        "area": area(by_certainty),
-        "random": float(np.mean(by_certainty)),
-        "best": area(sorted(by_certainty)),
+        "area": area(surest_first),
+        "random": float(np.mean(surest_first)),
+        "best": area(sorted(surest_first)),
     }
 
 
-def every_film(data: Path, network: NetworkFinder) -> Counter[str]:
+def every_film(data: Path, network: ContourFinder) -> Counter[str]:
     """Methods and reasons, of every picture below the folder of images."""
     counts: Counter[str] = Counter()
     for path in sorted(path for path in (data / "images").rglob("*") if path.is_file()):
@@ -247,7 +242,7 @@ def every_film(data: Path, network: NetworkFinder) -> Counter[str]:
     return counts
 
 
-def films_per_second(cases: list[Case], network: NetworkFinder) -> float:
+def films_per_second(cases: list[Case], network: ContourFinder) -> float:
     """By process time of one core; the median of three rounds over the films."""
     rounds = []
     for _ in range(3):

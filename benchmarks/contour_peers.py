@@ -2,13 +2,14 @@
 
 import subprocess
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from shards_tool.contour.region import Mask, contour_mask, hull_of
+from shards_tool.contour.region import Contour, contour_mask, hull_of
 from shards_tool.film import Grey
+from shards_tool.schema import CONTOUR_CHEST
 
 _SIDE = 256
 _LUNGS_FINDER = """
@@ -22,7 +23,7 @@ if found is not None and found.size:
 """
 
 
-def classical(pixels_HW: Grey) -> Mask:
+def find_classically(pixels_HW: Grey, path: PurePosixPath) -> Contour:
     """Equalise locally, Otsu in the middle, drop what touches two borders, the two largest, close, hull."""
     height, width = pixels_HW.shape
     small = cv2.resize(pixels_HW, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -42,21 +43,26 @@ def classical(pixels_HW: Grey) -> Mask:
     lung = np.isin(labels, best).astype(np.uint8)
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21)))
     mask = contour_mask(lung, hull_of(lung))
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    large = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return Contour(mask_HW=large, method="classical")
 
 
-def lungs_finder(pixels_HW: Grey, python: Path) -> Mask:
-    """Its rectangle, found in a film of 512 pixels as its examples are; nothing where it finds none."""
-    scale = 512 / max(pixels_HW.shape)
-    small = cv2.resize(pixels_HW, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    mask = np.zeros(pixels_HW.shape, np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.png"
-        cv2.imwrite(str(path), small)
-        run = subprocess.run(
-            [str(python), "-c", _LUNGS_FINDER, str(path)], capture_output=True, text=True, check=True
-        )
-    if run.stdout.strip():
-        x, y, w, h = (round(int(value) / scale) for value in run.stdout.split())
-        mask[y : y + h, x : x + w] = 128
-    return mask
+class LungsFinder:
+    """Its rectangle, in a film of 512 pixels as its examples have; nothing where it finds none."""
+
+    def __init__(self, python: Path) -> None:
+        self._python = python
+
+    def __call__(self, pixels_HW: Grey, path: PurePosixPath) -> Contour:
+        scale = 512 / max(pixels_HW.shape)
+        small = cv2.resize(pixels_HW, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        mask = np.zeros(pixels_HW.shape, np.uint8)
+        with tempfile.TemporaryDirectory() as folder:
+            film = str(Path(folder) / "film.png")
+            cv2.imwrite(film, small)
+            command = [str(self._python), "-c", _LUNGS_FINDER, film]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+        if run.stdout.strip():
+            x, y, w, h = (round(int(value) / scale) for value in run.stdout.split())
+            mask[y : y + h, x : x + w] = CONTOUR_CHEST
+        return Contour(mask_HW=mask, method="lungs-finder")

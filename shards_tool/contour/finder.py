@@ -75,8 +75,9 @@ class NetworkFinder:
 
 
 def _mean(a: Found, b: Found) -> Found:
-    chest = None if a.chest is None or b.chest is None else (a.chest + b.chest) / 2
-    return Found(lung=(a.lung + b.lung) / 2, chest=chest, turn=a.turn, is_negative=a.is_negative)
+    half = np.float32(0.5)
+    chest = None if a.chest is None or b.chest is None else half * (a.chest + b.chest)
+    return Found(lung=half * (a.lung + b.lung), chest=chest, turn=a.turn, is_negative=a.is_negative)
 
 
 def _cropped(found: Found, box: Box, side: int) -> Regions:
@@ -97,7 +98,8 @@ def _enlarged(regions: Regions, shape: tuple[int, ...]) -> Mask:
 
 def _fallback(pixels_HW: Grey, reason: str, *, certainty: float) -> Contour:
     orientation = orientation_of(thumbnail(pixels_HW))
-    mask_HW = mean_shape(*pixels_HW.shape, orientation)
+    height, width = pixels_HW.shape
+    mask_HW = mean_shape(height, width, orientation)
     return Contour(
         mask_HW=mask_HW, method="mean", certainty=certainty, reason=reason, orientation=orientation
     )

@@ -6,6 +6,7 @@ these leave doubt) whether the film is looked at in a mirror. The least of the t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -92,6 +93,7 @@ def _largest(is_chest: npt.NDArray[np.bool_]) -> Mask:
     return out
 
 
-def _outlines(is_region: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
+def _outlines(is_region: npt.NDArray[np.bool_]) -> list[Any]:
+    """Points [N, 1, 2] of each piece's outer edge."""
     found, _ = cv2.findContours(is_region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return list(found)
