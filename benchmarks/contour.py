@@ -9,8 +9,11 @@ The shipped weights are judged on the films that they were not trained on, turne
 on phantoms of other patients.
 """
 
+import contextlib
+import io
 import json
 import statistics
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -24,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contour_peers import LungsFinder, find_classically
+from shards_tool.build import build
 from shards_tool.contour import Contour, ContourFinder, contour_finder
 from shards_tool.contour.finder import NetworkFinder
 from shards_tool.contour.fixed import find_rect, mean_shape
@@ -36,6 +40,7 @@ from shards_tool.phantom.render import render_film
 from shards_tool.phantom.study import plan_patient
 from shards_tool.reading import read_film
 from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
+from shards_tool.settings import BuildSettings
 
 SOURCES = ("hannover", "covidcxr")
 TRAINED_ON = "hannover"
@@ -127,8 +132,13 @@ def main(
     console.print(f"all films of {data}: {dict(all_films)}")
     speed = films_per_second(every, network)
     console.print(f"network: {speed:.0f} films/s on one core, without decoding")
+    seconds = build_seconds(data, films)
+    share = seconds["network"] / seconds["rect"] - 1
+    per_film = {name: f"{1000 * value:.1f} ms" for name, value in seconds.items()}
+    console.print(f"build, a film: {per_film}; the network adds {share:.0%}")
     if json_file is not None:
         content = {"scores": [vars(s) for s in scores], "risk": risk, "all": all_films, "films_per_s": speed}
+        content["build_s"] = seconds
         json_file.write_text(json.dumps(content, indent=1))
 
 
@@ -251,6 +261,23 @@ def films_per_second(cases: list[Case], network: ContourFinder) -> float:
             network(case.pixels_HW, _PATH)
         rounds.append(time.process_time() - since)
     return len(cases) / statistics.median(rounds)
+
+
+def build_seconds(data: Path, films: list[Film]) -> dict[str, float]:
+    """Process time of a build per film, with and without the network; medians of three rounds in turns."""
+    seconds: dict[str, list[float]] = {"rect": [], "network": []}
+    sources = [data / film.file for film in films if film.source == TRAINED_ON][:24]
+    for _ in range(3):
+        for contour, rounds in seconds.items():
+            with tempfile.TemporaryDirectory() as out, contextlib.redirect_stderr(io.StringIO()):
+                key_file = Path(out) / "key"
+                key_file.write_text("0" * 64)
+                since = time.process_time()
+                build(
+                    sources, Path(out) / "data", BuildSettings(contour=contour), key_file=key_file, workers=0
+                )
+                rounds.append((time.process_time() - since) / len(sources))
+    return {contour: statistics.median(rounds) for contour, rounds in seconds.items()}
 
 
 if __name__ == "__main__":
