@@ -8,7 +8,7 @@ import numpy as np
 from shards_tool.contour.fixed import mean_shape
 from shards_tool.contour.region import Contour, Mask, contour_mask, iou
 from shards_tool.contour.segmenter import SHIPPED, Found, Map, Segmenter
-from shards_tool.contour.trust import Regions, doubt_about, regions_of
+from shards_tool.contour.trust import UNCERTAIN, Regions, doubt_about, regions_of
 from shards_tool.film import Grey
 from shards_tool.letterbox import Box
 from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
@@ -31,10 +31,12 @@ class NetworkFinder:
         seen = self._segment(canvas)
         regions = self._regions(canvas, box, seen)
         certainty = round(regions.certainty, 4)
-        if doubt := doubt_about(regions):
+        doubt = doubt_about(regions)
+        upright = np.ascontiguousarray(np.rot90(thumbnail(pixels_HW), -seen.turn))
+        if doubt in ("", UNCERTAIN) and looks_lateral(upright):
+            doubt = "looks lateral"
+        if doubt:
             return _fallback(pixels_HW, doubt, certainty=certainty)
-        if looks_lateral(np.ascontiguousarray(np.rot90(thumbnail(pixels_HW), -seen.turn))):
-            return _fallback(pixels_HW, "looks lateral", certainty=certainty)
         return Contour(
             mask_HW=_enlarged(regions, pixels_HW.shape),
             method="network",

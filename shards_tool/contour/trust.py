@@ -16,6 +16,7 @@ from shards_tool.contour.region import Mask, hull_of, iou
 
 Map = npt.NDArray[np.float32]
 
+UNCERTAIN = "uncertain"
 LEAST_CERTAINTY = 0.7
 """Below it a film gets the fallback."""
 _LOW, _MIDDLE, _HIGH = 0.25, 0.5, 0.75
@@ -72,7 +73,7 @@ def doubt_about(regions: Regions) -> str:
     if not _SHARE_OF_CHEST[0] <= share <= _SHARE_OF_CHEST[1]:
         return f"lungs are {share:.0%} of the chest"
     if regions.certainty < LEAST_CERTAINTY:
-        return "uncertain"
+        return UNCERTAIN
     return ""
 
 
