@@ -14,7 +14,7 @@ from shards_tool.letterbox import Box
 from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
 from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
 
-_SURE = 0.93
+_SURE = 0.88
 """Certainty from which no second look is taken: it would cost as much again, for every film."""
 
 
@@ -53,12 +53,12 @@ class NetworkFinder:
             np.subtract(1, content, out=content)
         if seen.turn or seen.is_negative:
             seen = self._look(canvas, seen.turn, mirror=False)
-        regions = _cropped(seen, box, self._segment.side)
+        regions = _cropped(seen, box)
         if regions.certainty >= _SURE:
             return regions
         mirrored = self._look(canvas, seen.turn, mirror=True)
-        other = _cropped(mirrored, box, self._segment.side)
-        both = _cropped(_mean(seen, mirrored), box, self._segment.side)
+        other = _cropped(mirrored, box)
+        both = _cropped(_mean(seen, mirrored), box)
         agreed = iou(regions.chest, other.chest)
         return Regions(
             lung=both.lung, chest=both.chest, lobes=both.lobes, certainty=min(both.certainty, agreed)
@@ -82,9 +82,8 @@ def _mean(a: Found, b: Found) -> Found:
     return Found(lung=half * (a.lung + b.lung), chest=chest, turn=a.turn, is_negative=a.is_negative)
 
 
-def _cropped(found: Found, box: Box, side: int) -> Regions:
-    scale = found.lung.shape[0] // side
-    content = np.s_[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right]
+def _cropped(found: Found, box: Box) -> Regions:
+    content = np.s_[box.top : box.bottom, box.left : box.right]
     return regions_of(found.lung[content], None if found.chest is None else found.chest[content])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shards_tool.contour import contour_finder
-from shards_tool.contour.segmenter import FINER, Segmenter
+from shards_tool.contour.segmenter import Segmenter
 
 onnx = pytest.importorskip("onnx", reason="the extra `contour` is not installed")
 
@@ -47,7 +47,7 @@ def test_the_network_sees_the_film_letterboxed_and_stretched(tmp_path: Path):
     canvas, box = segment.canvas_of(film().astype(np.uint16) * 50)
     assert canvas.shape == (64, 64) and box.as_tuple() == (0, 8, 64, 56)
     assert (canvas[:, :8] == 0).all() and canvas.min() == 0 and canvas.max() == 1
-    assert segment(canvas).lung.shape == (FINER * 64, FINER * 64)
+    assert segment(canvas).lung.shape == (64, 64)
     blank, _ = segment.canvas_of(np.full((100, 100), 77, np.uint8))
     assert not blank.any()
 
