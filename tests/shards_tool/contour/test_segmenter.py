@@ -34,7 +34,8 @@ def film() -> np.ndarray:
 
 
 def test_another_model_finds_what_it_is_made_for(tmp_path: Path):
-    finder = contour_finder(f"onnx:{save(tmp_path / 'dark.onnx')}")
+    model = save(tmp_path / "dark.onnx", shape=("n", 1, 256, 256))
+    finder = contour_finder(f"onnx:{model}")
     contour = finder(film(), PurePosixPath("x.png"))
     assert contour.method == "network" and contour.orientation == "upright"
     is_lung = film() == 10
