@@ -3,12 +3,11 @@
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import onnx
 import pytest
 
 from shards_tool.contour import contour_finder
 from shards_tool.contour.segmenter import Segmenter
-
-onnx = pytest.importorskip("onnx", reason="the extra `contour` is not installed")
 
 
 def save(path: Path, *, shape: tuple[object, ...] = ("n", 1, 64, 64), output: str = "lung") -> Path:
