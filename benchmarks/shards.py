@@ -210,7 +210,7 @@ def _build(source: Path, root: Path) -> None:
 
 
 def _settings() -> BuildSettings:
-    return BuildSettings(side=SIDE, quality=QUALITY, fractions=(1, 0, 0))
+    return BuildSettings(side=SIDE, quality=QUALITY, fractions=(1, 0, 0), contour="rect")
 
 
 @contextlib.contextmanager
