@@ -242,7 +242,7 @@ def _build(source: Path, root: Path, workers: int = 0) -> None:
 
 
 def _settings() -> BuildSettings:
-    return BuildSettings(side=SIDE, quality=QUALITY, fractions=(1, 0, 0))
+    return BuildSettings(side=SIDE, quality=QUALITY, fractions=(1, 0, 0), contour="rect")
 
 
 @contextlib.contextmanager

@@ -203,7 +203,9 @@ def _no_chest(grey: Picture, rng: Rng) -> Sample:
     side = grey.shape[0]
     kind = rng.integers(3)
     if kind == 0:
-        pieces = [np.rot90(p, rng.integers(4)) for row in np.split(grey, 4) for p in np.split(row, 4, axis=1)]
+        pieces = [
+            np.rot90(p, int(rng.integers(4))) for row in np.split(grey, 4) for p in np.split(row, 4, axis=1)
+        ]
         order = rng.permutation(16)
         grey = np.concatenate(
             [np.concatenate([pieces[i] for i in order[r : r + 4]], 1) for r in range(0, 16, 4)]

@@ -8,13 +8,13 @@ import numpy as np
 from shards_tool.contour.fixed import mean_shape
 from shards_tool.contour.region import Contour, Mask, contour_mask, iou
 from shards_tool.contour.segmenter import SHIPPED, Found, Map, Segmenter
-from shards_tool.contour.trust import Regions, doubt_about, regions_of
+from shards_tool.contour.trust import UNCERTAIN, Regions, doubt_about, regions_of
 from shards_tool.film import Grey
 from shards_tool.letterbox import Box
 from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
 from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
 
-_SURE = 0.93
+_SURE = 0.88
 """Certainty from which no second look is taken: it would cost as much again, for every film."""
 
 
@@ -31,10 +31,12 @@ class NetworkFinder:
         seen = self._segment(canvas)
         regions = self._regions(canvas, box, seen)
         certainty = round(regions.certainty, 4)
-        if doubt := doubt_about(regions):
+        doubt = doubt_about(regions)
+        upright = np.ascontiguousarray(np.rot90(thumbnail(pixels_HW), -seen.turn))
+        if doubt in ("", UNCERTAIN) and looks_lateral(upright):
+            doubt = "looks lateral"
+        if doubt:
             return _fallback(pixels_HW, doubt, certainty=certainty)
-        if looks_lateral(np.ascontiguousarray(np.rot90(thumbnail(pixels_HW), -seen.turn))):
-            return _fallback(pixels_HW, "looks lateral", certainty=certainty)
         return Contour(
             mask_HW=_enlarged(regions, pixels_HW.shape),
             method="network",
@@ -51,12 +53,12 @@ class NetworkFinder:
             np.subtract(1, content, out=content)
         if seen.turn or seen.is_negative:
             seen = self._look(canvas, seen.turn, mirror=False)
-        regions = _cropped(seen, box, self._segment.side)
+        regions = _cropped(seen, box)
         if regions.certainty >= _SURE:
             return regions
         mirrored = self._look(canvas, seen.turn, mirror=True)
-        other = _cropped(mirrored, box, self._segment.side)
-        both = _cropped(_mean(seen, mirrored), box, self._segment.side)
+        other = _cropped(mirrored, box)
+        both = _cropped(_mean(seen, mirrored), box)
         agreed = iou(regions.chest, other.chest)
         return Regions(
             lung=both.lung, chest=both.chest, lobes=both.lobes, certainty=min(both.certainty, agreed)
@@ -75,13 +77,13 @@ class NetworkFinder:
 
 
 def _mean(a: Found, b: Found) -> Found:
-    chest = None if a.chest is None or b.chest is None else (a.chest + b.chest) / 2
-    return Found(lung=(a.lung + b.lung) / 2, chest=chest, turn=a.turn, is_negative=a.is_negative)
+    half = np.float32(0.5)
+    chest = None if a.chest is None or b.chest is None else half * (a.chest + b.chest)
+    return Found(lung=half * (a.lung + b.lung), chest=chest, turn=a.turn, is_negative=a.is_negative)
 
 
-def _cropped(found: Found, box: Box, side: int) -> Regions:
-    scale = found.lung.shape[0] // side
-    content = np.s_[scale * box.top : scale * box.bottom, scale * box.left : scale * box.right]
+def _cropped(found: Found, box: Box) -> Regions:
+    content = np.s_[box.top : box.bottom, box.left : box.right]
     return regions_of(found.lung[content], None if found.chest is None else found.chest[content])
 
 
@@ -97,7 +99,8 @@ def _enlarged(regions: Regions, shape: tuple[int, ...]) -> Mask:
 
 def _fallback(pixels_HW: Grey, reason: str, *, certainty: float) -> Contour:
     orientation = orientation_of(thumbnail(pixels_HW))
-    mask_HW = mean_shape(*pixels_HW.shape, orientation)
+    height, width = pixels_HW.shape
+    mask_HW = mean_shape(height, width, orientation)
     return Contour(
         mask_HW=mask_HW, method="mean", certainty=certainty, reason=reason, orientation=orientation
     )

@@ -25,16 +25,13 @@ Map = npt.NDArray[np.float32]
 SHIPPED = Path(__file__).with_name("weights.onnx")
 """The weights that come with the package; `MODEL.md` beside them says what they are."""
 POSES = 5
-FINER = 2
-"""Maps are enlarged to so many times the network's side before they are cut at a level: the edge of a chest
-lies between pixels, and a quarter of a pixel all round is half a percent of its area."""
 _FINEST = 640
 """Pixels on the longest side that are looked at: of larger films every so-many-th."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the network says of a film; maps are letterboxed as its input was, FINER times its side."""
+    """What the network says of a film; maps are of the size of its input, letterboxed as that was."""
 
     lung: Map
     chest: Map | None
@@ -112,4 +109,4 @@ class Segmenter:
         )
 
     def _full(self, values: npt.NDArray[np.float32]) -> Map:
-        return cv2.resize(values[0, 0], (FINER * self.side,) * 2, interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(values[0, 0], (self.side, self.side), interpolation=cv2.INTER_LINEAR)

@@ -6,6 +6,7 @@ these leave doubt) whether the film is looked at in a mirror. The least of the t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from shards_tool.contour.region import Mask, hull_of, iou
 
 Map = npt.NDArray[np.float32]
 
+UNCERTAIN = "uncertain"
 LEAST_CERTAINTY = 0.7
 """Below it a film gets the fallback."""
 _LOW, _MIDDLE, _HIGH = 0.25, 0.5, 0.75
@@ -71,7 +73,7 @@ def doubt_about(regions: Regions) -> str:
     if not _SHARE_OF_CHEST[0] <= share <= _SHARE_OF_CHEST[1]:
         return f"lungs are {share:.0%} of the chest"
     if regions.certainty < LEAST_CERTAINTY:
-        return "uncertain"
+        return UNCERTAIN
     return ""
 
 
@@ -92,6 +94,7 @@ def _largest(is_chest: npt.NDArray[np.bool_]) -> Mask:
     return out
 
 
-def _outlines(is_region: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
+def _outlines(is_region: npt.NDArray[np.bool_]) -> list[Any]:
+    """Points [N, 1, 2] of each piece's outer edge."""
     found, _ = cv2.findContours(is_region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return list(found)

@@ -112,7 +112,7 @@ def test_lateral_films_are_recognised(cxr: Path):
         pixels = cv2.imread(str(cxr / "images" / "iu" / name), cv2.IMREAD_GRAYSCALE)
         assert pixels is not None
         contour = finder(pixels, PATH)
-        assert contour.method == "mean" and contour.reason, name
+        assert (contour.method, contour.reason) == ("mean", "looks lateral")
 
 
 @pytest.mark.realdata

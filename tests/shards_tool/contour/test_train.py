@@ -43,7 +43,6 @@ def test_truth_moves_with_the_film(teacher: Teacher):
 
 @pytest.mark.realdata
 def test_training_is_reproducible_and_exports_what_the_finder_reads(cxr: Path, tmp_path: Path):
-    pytest.importorskip("onnxscript", reason="the extra `contour` is not installed")
     from shards_tool.contour.segmenter import Segmenter
     from shards_tool.contour.train import Training, train
 
