@@ -1,5 +1,7 @@
 """The classifier against timm's own model, and what may and may not reach its logits."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -13,7 +15,7 @@ SMALL = EncoderConfig(side=48, patch=8, width=32, depth=2, heads=2)
 POOLS = ("mean", "grid", "cls", "attentive")
 
 
-def classifier(pool="mean", **changes) -> Classifier:
+def classifier(pool: Any = "mean", **changes) -> Classifier:
     torch.manual_seed(0)
     model = Classifier(SMALL, 3, pool=pool, drop_path=0.0, is_frozen=changes.get("is_frozen", False))
     torch.nn.init.normal_(model.head.weight)  # it starts near zero
@@ -23,7 +25,7 @@ def classifier(pool="mean", **changes) -> Classifier:
 def test_tokens_equal_timms_forward_features(films):
     image, _, _, _ = films
     model = classifier().eval()
-    timms = timm.create_model(
+    timms: Any = timm.create_model(
         "vit_base_patch16_224", img_size=48, patch_size=8, in_chans=1, embed_dim=32, depth=2, num_heads=2,
         num_classes=0,
     )  # fmt: skip

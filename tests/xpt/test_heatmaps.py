@@ -1,5 +1,7 @@
 """Heat maps find what a model was made to look at."""
 
+from typing import Any
+
 import torch
 
 from xpt.config import EncoderConfig
@@ -13,7 +15,8 @@ def bright_patch_model(pool: Pool = "mean") -> Classifier:
     """Each token is its patch's mean brightness along one direction; the head sums that direction."""
     model = Classifier(MODEL, 2, pool=pool, drop_path=0.0, is_frozen=False)
     with torch.no_grad():
-        for block in model.encoder.blocks:
+        blocks: Any = model.encoder.blocks
+        for block in blocks:
             block.attn.proj.weight.zero_()
             block.mlp.fc2.weight.zero_()
         # Something large beside the brightness, that the layer norm does not take away.
@@ -57,7 +60,8 @@ def test_with_the_class_token_the_heat_goes_through_its_attention():
     model = bright_patch_model("cls")
     with torch.no_grad():
         model.encoder.cls_token.zero_()
-        attention = model.encoder.blocks[-1].attn
+        last: Any = model.encoder.blocks[-1]
+        attention = last.attn
         attention.qkv.weight.zero_()
         attention.qkv.weight[64, 0] = 1
         attention.proj.weight[0, 0] = 1
