@@ -16,7 +16,7 @@ OPERATIONAL = {"operational": True}
 """Marks a field that may differ when a run is resumed: it changes where or how fast, never what."""
 
 
-def _check(ok: bool, name: str, got: object, wanted: str) -> None:
+def check(ok: bool, name: str, got: object, wanted: str) -> None:
     if not ok:
         raise ValueError(f"config field {name}: got {got!r}, wanted {wanted}")
 
@@ -48,11 +48,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
-        _check(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
+        check(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
         for name in ("flip", "max_bad_share"):
-            _check(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share in [0, 1]")
+            check(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share in [0, 1]")
         for name in ("window_shards", "threads", "readers", "prefetch", "max_bad_run"):
-            _check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "at least 1")
+            check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "at least 1")
 
     @property
     def augments(self) -> bool:
@@ -79,10 +79,10 @@ class MaskConfig:
     """Keep rate outside the region."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.ratio < 1, "mask.ratio", self.ratio, "a share in (0, 1)")
+        check(0 < self.ratio < 1, "mask.ratio", self.ratio, "a share in (0, 1)")
         for name in ("keep_inside", "keep_outside"):
             rate = getattr(self, name)
-            _check(0 < rate <= 1, f"mask.{name}", rate, "a rate in (0, 1]")
+            check(0 < rate <= 1, f"mask.{name}", rate, "a rate in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +107,14 @@ class EncoderConfig:
     """Recompute each block in the backward pass: less memory, about a third more time."""
 
     def __post_init__(self) -> None:
-        _check(self.patch >= 1, "model.patch", self.patch, "at least 1")
-        _check(
+        check(self.patch >= 1, "model.patch", self.patch, "at least 1")
+        check(
             self.side > 0 and self.side % self.patch == 0,
             "model.side",
             self.side,
             f"a multiple of model.patch ({self.patch} pixels)",
         )
-        _check(self.depth >= 1, "model.depth", self.depth, "at least 1")
+        check(self.depth >= 1, "model.depth", self.depth, "at least 1")
         _check_width("model.width", self.width, "model.heads", self.heads)
 
     @property
@@ -129,8 +129,8 @@ class EncoderConfig:
 
 
 def _check_width(name: str, width: int, heads_name: str, heads: int) -> None:
-    _check(heads >= 1 and width % heads == 0, heads_name, heads, f"a divisor of the width {width}")
-    _check(width % 4 == 0, name, width, "a multiple of 4 (2-D sin-cos positions)")
+    check(heads >= 1 and width % heads == 0, heads_name, heads, f"a divisor of the width {width}")
+    check(width % 4 == 0, name, width, "a multiple of 4 (2-D sin-cos positions)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,17 +158,17 @@ class ModelConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.activation_gb >= 0, "model.activation_gb", self.activation_gb, "0 or more")
-        _check(
+        check(self.activation_gb >= 0, "model.activation_gb", self.activation_gb, "0 or more")
+        check(
             self.decoder == "cross" or not self.feature_maps,
             "model.feature_maps",
             self.feature_maps,
             "False for the decoder self, which takes the last block's output only",
         )
-        _check(self.decoder_depth >= 1, "model.decoder_depth", self.decoder_depth, "at least 1")
+        check(self.decoder_depth >= 1, "model.decoder_depth", self.decoder_depth, "at least 1")
         _check_width("model.decoder_width", self.decoder_width, "model.decoder_heads", self.decoder_heads)
         if self.predicted_share is not None:
-            _check(
+            check(
                 0 < self.predicted_share <= 1,
                 "model.predicted_share",
                 self.predicted_share,
@@ -221,9 +221,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("images", "batch", "micro_batch", "log_images", "eval_films", "checkpoint_images")
         for name in (*counts, "keep_checkpoints"):
-            _check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+            check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("base_lr", "checkpoint_minutes"):
-            _check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
+            check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
         for name in (
             "min_lr",
             "warmup_images",
@@ -232,8 +232,8 @@ class TrainConfig:
             "eval_images",
             "keep_every_images",
         ):
-            _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
-        _check(0 <= self.seed < 2**63, "train.seed", self.seed, "a number in [0, 2^63)")
+            check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        check(0 <= self.seed < 2**63, "train.seed", self.seed, "a number in [0, 2^63)")
 
     @property
     def global_batch(self) -> int:
@@ -301,7 +301,7 @@ class Config(RunConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             1 <= self.kept <= self.model.tokens - 1,
             "mask.ratio",
             self.mask.ratio,

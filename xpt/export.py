@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kernels import patchify
+from xpt.config import EncoderConfig
 from xpt.engine import checkpoint_weights
 from xpt.files import sync_file, sync_folder
 from xpt.model_card import model_card
-from xpt.models.encoder import Encoder
+from xpt.models.encoder import Encoder, encoder_of
 from xpt.models.init import load_encoder
 from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
 from xpt.saved import newest
@@ -79,7 +80,8 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
         raise ValueError(f"{out} exists already; give another folder")
     weights = checkpoint_weights(found.folder)
     settings = found.description["config"]["model"]
-    encoder = _encoder(settings)
+    sizes = {name: settings[name] for name in ("side", "patch", "width", "depth", "heads", "mlp_ratio")}
+    encoder = encoder_of(EncoderConfig(**sizes), CHANNELS)
     load_encoder(encoder, weights, str(found.folder))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -171,20 +173,6 @@ def write_onnx(model: FromPixels, path: Path, image_BCHW: Tensor) -> None:
             dynamo=False,
             opset_version=17,
         )
-
-
-def _encoder(settings: dict[str, Any]) -> Encoder:
-    return Encoder(
-        side=settings["side"],
-        patch=settings["patch"],
-        channels=CHANNELS,
-        width=settings["width"],
-        depth=settings["depth"],
-        heads=settings["heads"],
-        mlp_ratio=settings["mlp_ratio"],
-        attention="sdpa",
-        activation_checkpointing=False,
-    )
 
 
 def _normalised(image_BCHW: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from xpt.config import DataConfig, EncoderConfig, RunConfig, TrainConfig, parse_run
-from xpt.config import _check as check
+from xpt.config import DataConfig, EncoderConfig, RunConfig, TrainConfig, check, parse_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kernels.patches import normalize_pixels, patchify
 from xpt.config import EncoderConfig
-from xpt.models.encoder import Encoder
+from xpt.models.encoder import encoder_of
 from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
 
 Pool = Literal["mean", "grid", "cls", "attentive"]
@@ -53,18 +53,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.patch, self.pool, self.is_frozen = model.patch, pool, is_frozen
-        self.encoder = Encoder(
-            side=model.side,
-            patch=model.patch,
-            channels=CHANNELS,
-            width=model.width,
-            depth=model.depth,
-            heads=model.heads,
-            mlp_ratio=model.mlp_ratio,
-            attention=model.attention,
-            activation_checkpointing=model.activation_checkpointing,
-            drop_path=0.0 if is_frozen else drop_path,
-        )
+        self.encoder = encoder_of(model, CHANNELS, drop_path=0.0 if is_frozen else drop_path)
         self.encoder.requires_grad_(not is_frozen)
         if pool == "attentive":
             self.attentive = AttentivePool(model.width, model.heads)

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xpt.config import EncoderConfig
 from xpt.models.attention import Backend, SelfAttention
 from xpt.models.positions import sincos_2d
 
@@ -100,6 +101,22 @@ class Encoder(VisionTransformer):
         for number, block in enumerate(self.blocks):
             x = run_block(block, x, recompute=number < self.recomputed and self.training)
             yield x
+
+
+def encoder_of(model: EncoderConfig, channels: int, *, drop_path: float = 0.0) -> Encoder:
+    """A new encoder for a configuration."""
+    return Encoder(
+        side=model.side,
+        patch=model.patch,
+        channels=channels,
+        width=model.width,
+        depth=model.depth,
+        heads=model.heads,
+        mlp_ratio=model.mlp_ratio,
+        attention=model.attention,
+        activation_checkpointing=model.activation_checkpointing,
+        drop_path=drop_path,
+    )
 
 
 def run_block(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:

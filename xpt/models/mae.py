@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kernels import mask_and_gather, patch_loss
 from xpt.config import Config
 from xpt.models.decoder import CrossDecoder, FeatureMixtures, SelfDecoder
-from xpt.models.encoder import Encoder
+from xpt.models.encoder import encoder_of
 from xpt.models.recompute import recomputed_blocks
 
 CHANNELS = 1
@@ -50,17 +50,7 @@ class MAE(nn.Module):
         self.patch = model.patch
         self.kept, self.predicted = config.kept, config.predicted
         self.norm_targets = model.norm_targets
-        self.encoder = Encoder(
-            side=model.side,
-            patch=model.patch,
-            channels=CHANNELS,
-            width=model.width,
-            depth=model.depth,
-            heads=model.heads,
-            mlp_ratio=model.mlp_ratio,
-            attention=model.attention,
-            activation_checkpointing=model.activation_checkpointing,
-        )
+        self.encoder = encoder_of(model, CHANNELS)
         self.mixtures = None
         if model.feature_maps:
             self.mixtures = FeatureMixtures(model.depth + 1, model.decoder_depth, model.width)
