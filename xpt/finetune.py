@@ -35,6 +35,7 @@ from xpt.engine import (
 )
 from xpt.files import write_atomically
 from xpt.finetune_config import FinetuneConfig, parse
+from xpt.hands import Hands
 from xpt.interval import Interval
 from xpt.models.classifier import Classifier
 from xpt.models.init import load_encoder, read_weights
@@ -92,6 +93,7 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         run_log = RunLog(run, images)
 
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
+    hands = Hands(rank.device)
     with train_batches(task.train_set, config, rank, images) as batches:
         while images < last:
             step = images // settings.global_batch
@@ -109,15 +111,15 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
             if ema:
                 ema.update(step)
 
-            is_last = images >= last
+            is_last, stops = images >= last, hands.show(stop.asked)
             validates_now = is_last or step % settings.every(max(1, settings.eval_images)) == 0
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
-            if not (validates_now or saves or step % settings.every(settings.log_images) == 0):
+            if not (stops or validates_now or saves or step % settings.every(settings.log_images) == 0):
                 continue
             report = interval.close(
                 wait_seconds=batches.wait_seconds - waited,
                 replaced=batches.replaced,
-                asked_to_stop=stop.asked,
+                asked_to_stop=stops,
                 checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
                 world_size=rank.count,
             )

@@ -58,8 +58,8 @@ def test_two_time_limits_and_a_killed_rank_leave_the_trace_of_an_undisturbed_run
     said = log.read_text()
     assert said.count("the time limit is near") == said.count("stopped after") == 2, said
     assert cluster.job(job)["Restarts"] == "3"
-    died = re.search(r"kill at (\S+)", said)
-    ended = re.search(r"ended with status 137 at (\S+)", said)
+    died = re.search(r"kill at ([\d.]+)", said)
+    ended = re.search(r"ended with status 137 at ([\d.]+)", said)
     assert died and ended, said
     assert float(ended[1]) - float(died[1]) < 60
 
