@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kernels.philox import STREAM_MASK, STREAM_PREDICTION, draws, philox
+from kernels.philox.reference import draws_in_torch
 
 # Random123 1.14.0, tests/kat_vectors, lines "philox4x32 10".
 KNOWN_ANSWERS = [
@@ -38,6 +39,15 @@ def test_element_i_is_word_i_mod_4_of_block_i_div_4():
     for element in range(count):
         words = philox(seed, *(torch.tensor([word]) for word in (element // 4, 9, 5, stream)))
         assert int(result[element]) == int(words[element % 4])
+
+
+@pytest.mark.parametrize("count", [1, 6, 64, 6400])
+@pytest.mark.parametrize("seed", [0, 77, 2**63 - 1])
+def test_the_way_of_the_cpu_draws_what_the_plain_one_does(seed: int, count: int):
+    position = torch.tensor([0, 2**32 - 1, 2**32, 2**62 + 5])
+    for stream in (STREAM_MASK, 7):
+        wanted = draws_in_torch(seed, position, stream, count)
+        assert torch.equal(draws(seed, position, stream, count), wanted)
 
 
 def test_draws_of_an_image_do_not_depend_on_its_batch():
