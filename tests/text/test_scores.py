@@ -32,8 +32,8 @@ def test_word_scores_equal_pycocoevalcaps_on_500_real_pairs(cxr):
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java")
 def test_meteor_of_the_same_text_in_other_spelling_is_one():
-    texts = [["The heart is normal in size."] * 2, ["the heart is normal in size"] * 2]
-    ours = word_scores(*texts, ["a", "b"], english_words, meteor=True)
+    references, candidates = ["The heart is normal in size."] * 2, ["the heart is normal in size"] * 2
+    ours = word_scores(references, candidates, ["a", "b"], english_words, meteor=True)
     assert ours.meteor == pytest.approx(1.0)
 
 
