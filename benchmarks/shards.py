@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ class Options:
 def main(args: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=args, description=__doc__)
     cv2.setNumThreads(1)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shards_tool import schema
+from xpt.data.index import manifest_of
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 
 CARD = """---
@@ -103,10 +103,10 @@ def _table(rows: dict[str, Any]) -> str:
 
 def _data(root: Path) -> dict[str, str]:
     """Counts of the data set, where it is still there."""
-    path = root / schema.MANIFEST
-    if not path.is_file():
-        return {"films and patients": f"unknown: {path} is not there any more"}
-    manifest = json.loads(path.read_bytes())
+    try:
+        manifest = manifest_of(root)
+    except ValueError as error:
+        return {"films and patients": f"unknown ({error})"}
     counts = {
         f"films and patients, {split}": f"{content['samples']:,}, {content['patients']:,}"
         for split, content in manifest["splits"].items()

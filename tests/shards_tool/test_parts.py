@@ -106,6 +106,7 @@ def test_the_job_script_reads_shares_and_merges_them(archive: Path, key_file: Pa
     command = [
         *("bash", "slurm/shard.sh", str(archive), "--out", str(data), "--key-file", str(key_file)),
         *("--side", "64", "--shard-size", "3", "--fractions", "0.6", "0.2", "0.2"),
+        *("--contour", "rect"),
     ]
     venv = Path(sys.executable).parents[1]
     environment = os.environ | {"XPT_VENV": str(venv), "SLURM_CPUS_PER_TASK": "0"}

@@ -78,7 +78,8 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "XPT_"))}
+        ours = ("SLURM_", "SBATCH_", "XPT_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         return inherited | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def __enter__(self) -> "Cluster":

@@ -15,6 +15,7 @@ def test_a_job_array_and_a_merging_job_build_the_shards_of_one_machine(
     script = [
         *("slurm/shard.sh", str(archive), "--out", str(data), "--key-file", str(key_file)),
         *("--side", "64", "--shard-size", "3", "--fractions", "0.6", "0.2", "0.2"),
+        *("--contour", "rect"),
     ]
     array = cluster.submit("--array", "1-3", *options, *script, XPT_VENV=sys.prefix)
     merge = cluster.submit("--dependency", f"afterok:{array}", *options, *script, XPT_VENV=sys.prefix)

@@ -49,9 +49,14 @@ class ShardSet:
         return self.root / self.split / self.shard_names[shard]
 
 
+def manifest_of(root: Path) -> dict[str, Any]:
+    """What the manifest of the data set in `root` says. Raises ValueError as `open_shards` does."""
+    return _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
+
+
 def filled_splits(root: Path) -> list[str]:
     """The splits of the data set in `root` that have films. Raises ValueError as `open_shards` does."""
-    manifest = _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
+    manifest = manifest_of(root)
     return [split for split in schema.SPLITS if manifest.get("splits", {}).get(split, {}).get("samples")]
 
 
