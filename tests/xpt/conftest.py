@@ -18,6 +18,7 @@ import pytest
 from shards_tool.build import build
 from shards_tool.settings import BuildSettings
 from tests.conftest import ROOT
+from tests.shards_tool.archive import write_key
 
 TINY = [
     *("--preset", "demo", "--model.side", "64", "--model.width", "24", "--model.depth", "2"),
@@ -42,7 +43,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         cv2.imwrite(str(folder / "films" / f"{number}.png"), pixels)
     settings = BuildSettings(side=96, shard_size=8, fractions=(0.8, 0.2, 0.0), contour="rect")
-    build([folder / "films"], folder / "shards", settings, workers=0)
+    # The splits follow from the key: with one of its own, every session would train on other films.
+    build([folder / "films"], folder / "shards", settings, key_file=write_key(folder / "key"), workers=0)
     return folder / "shards"
 
 

@@ -129,7 +129,7 @@ def partitioned(folder: Path) -> str:
 @pytest.mark.parametrize(("stage", "decoder"), [(1, "self"), (2, "cross"), (3, "self")])
 def test_bf16_trains_as_fp32_does(shards: Path, tmp_path: Path, undisturbed: Path, stage: int, decoder: str):
     flags = ["--ds_config", f"ds_configs/zero{stage}.json", "--model.decoder", decoder]
-    run = start(tmp_path / "run", shards, *flags, "--train.precision", "bf16")
+    run = start(tmp_path / "run", shards, *flags, "--train.precision", "bf16", "--train.images", "192")
     assert run.wait() == [0], run.output()
     losses = [row["val/loss"] for row in rows(run.folder) if "val/loss" in row]
     wanted = [row["val/loss"] for row in rows(undisturbed) if "val/loss" in row]
