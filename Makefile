@@ -30,7 +30,7 @@ GPU_PYTHON ?= python3
 DEMO_PATIENTS ?= 80
 DEMO_EVALUATE_FLAGS ?= --boxes $(DEMO)/boxes.parquet
 
-demo: install  ## From nothing to a pretrained, fine-tuned and tested model, in under 9 minutes
+demo: install  ## From nothing to a pretrained, fine-tuned and tested model, in about ten minutes
 	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
 	xpt-shards phantom $(DEMO)/archive --patients $(DEMO_PATIENTS) --seed 1
 	@# The patients are synthetic: their pseudonyms need no secret, and everyone gets the same splits.
