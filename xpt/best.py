@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from xpt.batches import whole_frames
 from xpt.data.index import open_shards
-from xpt.data.loader import BatchLoader, evaluation_loader
 from xpt.distributed import Rank
 from xpt.finetune_config import FinetuneConfig, from_json
 from xpt.models.classifier import Classifier
@@ -27,7 +27,7 @@ class Trained:
     """When the weights were the best."""
 
     def predict(self, split: Labelled, rank: Rank) -> Predictions:
-        with whole_frames(split, self.config, rank) as batches:
+        with whole_frames(split.shards, self.config, rank) as batches:
             return predict(self.model, batches, split, self.task.map)
 
 
@@ -51,19 +51,3 @@ def load_best(run: Path, data: str, rank: Rank) -> Trained:
     model = task.model()
     model.load_state_dict(content["model"])
     return Trained(config=config, task=task, model=model.to(rank.device).eval(), images=content["images"])
-
-
-def whole_frames(split: Labelled, config: FinetuneConfig, rank: Rank) -> BatchLoader:
-    """All films of a split once, on this process alone."""
-    return evaluation_loader(
-        split.shards,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=config.train.seed,
-        batch=config.train.micro_batch,
-        world_size=1,
-        rank=0,
-        films=None,
-        device=rank.device,
-    )

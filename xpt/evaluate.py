@@ -19,7 +19,8 @@ import numpy as np
 import tyro
 
 from xpt import distributed
-from xpt.best import BEST, Trained, load_best, whole_frames
+from xpt.batches import whole_frames
+from xpt.best import BEST, Trained, load_best
 from xpt.data.index import select_rows
 from xpt.data.reader import DataError
 from xpt.distributed import Rank
@@ -176,8 +177,7 @@ def looked(
 ) -> Iterator[tuple[str, np.ndarray, str, np.ndarray]]:
     """(key, image_HW, finding, heat_GG) for each of the films and each finding."""
     is_wanted_N = np.array([key in keys for key in split.samples.keys])
-    part = dataclasses.replace(split, shards=select_rows(split.shards, is_wanted_N))
-    with whole_frames(part, trained.config, rank) as batches:
+    with whole_frames(select_rows(split.shards, is_wanted_N), trained.config, rank) as batches:
         for batch in batches:
             for c, finding in enumerate(trained.task.map.findings):
                 heat_BGG = heat_maps(trained.model, batch.image_BCHW, batch.is_valid_BL, c).cpu().numpy()

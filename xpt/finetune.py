@@ -19,10 +19,9 @@ import torch
 from torch import nn
 
 from xpt import checkpoint, distributed, memory
+from xpt.batches import training_batches, validation_batches
 from xpt.best import BEST
 from xpt.config import as_json
-from xpt.data.index import ShardSet
-from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
 from xpt.distributed import Rank
 from xpt.ema import Ema
 from xpt.engine import (
@@ -94,7 +93,7 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
 
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
     hands = Hands(rank.device)
-    with train_batches(task.train_set, config, rank, images) as batches:
+    with training_batches(task.train_set, config, rank, start=images) as batches:
         while images < last:
             step = images // settings.global_batch
             rate = learning_rate(images, settings)
@@ -149,22 +148,6 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         run_log.close()
     log.info("done: %s %.4f at best; test it with: xpt-evaluate %s", SCORE, best, run)
     return 0
-
-
-def train_batches(train_set: ShardSet, config: FinetuneConfig, rank: Rank, images: int) -> BatchLoader:
-    return train_loader(
-        train_set,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=config.train.seed,
-        batch=config.train.global_batch,
-        world_size=rank.count,
-        rank=rank.index,
-        accumulation=config.train.accumulation(rank.count),
-        start=images,
-        device=rank.device,
-    )
 
 
 def initialize(model: Classifier, config: FinetuneConfig) -> None:
@@ -224,7 +207,7 @@ def validate(
 ) -> float:
     """Score the weights (or their running mean), keep them where they are the best so far; the new best."""
     with ema.in_place() if ema else contextlib.nullcontext():
-        with validation_batches(task, config, rank) as batches:
+        with validation_batches(task.val.shards, config, rank) as batches:
             scores = task.validate(engine, batches)
         if scores[SCORE] > best:
             weights = whole_weights(engine)
@@ -239,21 +222,6 @@ def validate(
             scores["val/loss"],
         )
     return max(best, scores[SCORE])
-
-
-def validation_batches(task: Recognition, config: FinetuneConfig, rank: Rank) -> BatchLoader:
-    return evaluation_loader(
-        task.val.shards,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=config.train.seed,
-        batch=config.train.micro_batch_size(rank.count),
-        world_size=rank.count,
-        rank=rank.index,
-        films=config.train.eval_films,
-        device=rank.device,
-    )
 
 
 def save_best(

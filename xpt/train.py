@@ -24,9 +24,9 @@ import torch
 import torch.distributed as dist
 
 from xpt import checkpoint, distributed
+from xpt.batches import training_batches, validation_batches, whole_frames
 from xpt.config import Config, RunConfig, parse
 from xpt.data.index import ShardSet, open_shards
-from xpt.data.loader import evaluation_loader, train_loader
 from xpt.data.reader import DataError
 from xpt.distributed import Rank
 from xpt.engine import (
@@ -121,19 +121,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
     hands = Hands(rank.device)
-    with train_loader(
-        train_set,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=settings.seed,
-        batch=settings.global_batch,
-        world_size=rank.count,
-        rank=rank.index,
-        accumulation=accumulation,
-        start=images,
-        device=rank.device,
-    ) as batches:
+    with training_batches(train_set, config, rank, start=images) as batches:
         while images < last:
             step = images // settings.global_batch
             rate = learning_rate(images, settings)
@@ -237,32 +225,10 @@ def validate(
 
     Every rank makes the pictures' forward pass too, because ZeRO 3 gathers the weights for it.
     """
-    micro_batch = config.train.micro_batch_size(rank.count)
-    with evaluation_loader(
-        val_set,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=config.train.seed,
-        batch=micro_batch,
-        world_size=rank.count,
-        rank=rank.index,
-        films=config.train.eval_films,
-        device=rank.device,
-    ) as batches:
+    with validation_batches(val_set, config, rank) as batches:
         scores = evaluate(engine, batches, config)
-    with evaluation_loader(
-        val_set,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=config.train.seed,
-        batch=min(micro_batch, PICTURE_FILMS),
-        world_size=1,
-        rank=0,
-        films=PICTURE_FILMS,
-        device=rank.device,
-    ) as batches:
+    shown = min(config.train.micro_batch_size(rank.count), PICTURE_FILMS)
+    with whole_frames(val_set, config, rank, batch=shown, films=PICTURE_FILMS) as batches:
         made = [(batch, predict(engine, batch, config)) for batch in batches]
     if run_log is not None:
         run_log.scalars(images, scores)

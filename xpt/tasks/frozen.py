@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xpt.batches import whole_frames
 from xpt.data.index import ShardSet
-from xpt.data.loader import evaluation_loader
 from xpt.distributed import Rank
 from xpt.finetune_config import FinetuneConfig
 from xpt.models.classifier import Classifier
@@ -63,21 +63,7 @@ def extract(
     """Keys and pooled features, [N, D] float32, of all films of a split; whole frames, no gradients."""
     model.eval()
     keys, features = [], []
-    with (
-        torch.no_grad(),
-        evaluation_loader(
-            shards,
-            config.data,
-            side=config.model.side,
-            patch=config.model.patch,
-            seed=config.train.seed,
-            batch=config.train.micro_batch,
-            world_size=1,
-            rank=0,
-            films=None,
-            device=rank.device,
-        ) as batches,
-    ):
+    with torch.no_grad(), whole_frames(shards, config, rank) as batches:
         for batch in batches:
             pooled_BD = model.pooled(model.tokens(batch.image_BCHW), batch.is_valid_BL).float().cpu()
             counts = batch.weight_B.cpu() > 0

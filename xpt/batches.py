@@ -1,0 +1,58 @@
+"""The films of a run, as batches: what its configuration says, for this rank."""
+
+from xpt.config import RunConfig
+from xpt.data.index import ShardSet
+from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
+from xpt.distributed import Rank
+
+
+def training_batches(shards: ShardSet, config: RunConfig, rank: Rank, *, start: int) -> BatchLoader:
+    """This rank's micro-batches, after `start` images of the whole job, without end."""
+    return train_loader(
+        shards,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
+        seed=config.train.seed,
+        batch=config.train.global_batch,
+        world_size=rank.count,
+        rank=rank.index,
+        accumulation=config.train.accumulation(rank.count),
+        start=start,
+        device=rank.device,
+    )
+
+
+def validation_batches(shards: ShardSet, config: RunConfig, rank: Rank) -> BatchLoader:
+    """The first `train.eval_films` films once, whole frames, shared out over the ranks."""
+    return evaluation_loader(
+        shards,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
+        seed=config.train.seed,
+        batch=config.train.micro_batch_size(rank.count),
+        world_size=rank.count,
+        rank=rank.index,
+        films=config.train.eval_films,
+        device=rank.device,
+    )
+
+
+def whole_frames(
+    shards: ShardSet, config: RunConfig, rank: Rank, *, batch: int | None = None, films: int | None = None
+) -> BatchLoader:
+    """The first `films` films (None: all) once, the same on every rank that asks, `batch` at a time (None:
+    `train.micro_batch`)."""
+    return evaluation_loader(
+        shards,
+        config.data,
+        side=config.model.side,
+        patch=config.model.patch,
+        seed=config.train.seed,
+        batch=batch if batch is not None else config.train.micro_batch,
+        world_size=1,
+        rank=0,
+        films=films,
+        device=rank.device,
+    )
