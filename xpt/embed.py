@@ -28,6 +28,7 @@ from xpt.data.index import ShardSet, filled_splits, open_shards
 from xpt.data.loader import evaluation_loader
 from xpt.data.samples import read_samples
 from xpt.files import sync_folder
+from xpt.models.classifier import mean_of_valid
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 from xpt.telemetry import set_up_logging
 
@@ -140,8 +141,7 @@ def _features(
         for batch in batches:
             pixels = normalize_pixels(batch.image_BCHW, PIXEL_MEAN, PIXEL_STD)
             tokens_BND: Tensor = forward_features(pixels)
-            share_BL = batch.is_valid_BL / batch.is_valid_BL.sum(1, keepdim=True).clamp(min=1)
-            mean_BD = torch.einsum("bld,bl->bd", tokens_BND[:, 1:], share_BL.to(tokens_BND.dtype))
+            mean_BD = mean_of_valid(tokens_BND[:, 1:], batch.is_valid_BL)
             kept = [row for row, weight in enumerate(batch.weight_B.tolist()) if weight > 0]
             keys = [batch.keys[row] for row in kept]
             yield pa.table(

@@ -20,7 +20,7 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kernels import patchify
+from kernels.patches import normalize_pixels, patchify
 from xpt.config import EncoderConfig
 from xpt.engine import checkpoint_weights
 from xpt.files import sync_file, sync_folder
@@ -156,7 +156,7 @@ class FromPixels(nn.Module):
         self.patch = encoder.patch_embed.patch_size[0]
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        patches_BLP = patchify(_normalised(image_BCHW), self.patch)
+        patches_BLP = patchify(normalize_pixels(image_BCHW, PIXEL_MEAN, PIXEL_STD), self.patch)
         ids_BL = torch.arange(patches_BLP.shape[1]).expand(image_BCHW.shape[0], -1)
         return self.encoder(patches_BLP, ids_BL)
 
@@ -175,10 +175,6 @@ def write_onnx(model: FromPixels, path: Path, image_BCHW: Tensor) -> None:
         )
 
 
-def _normalised(image_BCHW: Tensor) -> Tensor:
-    return (image_BCHW.float() / 255 - PIXEL_MEAN) / PIXEL_STD
-
-
 def _whole(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor in memory of its own, as safetensors wants it."""
     return {name: value.detach().float().contiguous().clone() for name, value in weights.items()}
@@ -187,7 +183,7 @@ def _whole(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _through_timm(folder: Path, image_BCHW: Tensor) -> Tensor:
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
-        return model.forward_features(_normalised(image_BCHW))
+        return model.forward_features(normalize_pixels(image_BCHW, PIXEL_MEAN, PIXEL_STD))
 
 
 def _through_onnx(path: Path, image_BCHW: Tensor) -> Tensor:

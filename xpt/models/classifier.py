@@ -21,6 +21,14 @@ CELLS = 7
 """Cells along a side of the pool `grid`."""
 
 
+def mean_of_valid(
+    tokens_BLD: Float[Tensor, "B L D"], is_valid_BL: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B D"]:
+    """Mean of the tokens of patches that show film; 0 where none does."""
+    share_BL = is_valid_BL / is_valid_BL.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bld,bl->bd", tokens_BLD, share_BL.to(tokens_BLD.dtype))
+
+
 class AttentivePool(nn.Module):
     """One learned query per head looks at all patches; 6,400 patches cost next to nothing."""
 
@@ -96,8 +104,7 @@ class Classifier(nn.Module):
             return F.adaptive_avg_pool2d(map_BDGG, CELLS).flatten(1)
         if self.pool == "attentive":
             return self.attentive(tokens_BND[:, 1:], is_valid_BL)
-        share_BL = is_valid_BL / is_valid_BL.sum(1, keepdim=True).clamp(min=1)
-        return torch.einsum("bld,bl->bd", tokens_BND[:, 1:], share_BL.to(tokens_BND.dtype))
+        return mean_of_valid(tokens_BND[:, 1:], is_valid_BL)
 
     def classify(
         self, tokens_BND: Float[Tensor, "B N D"], is_valid_BL: Bool[Tensor, "B L"]
