@@ -135,6 +135,7 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
                     images=images,
                     parameters=parameters,
                     keep=settings.keep_checkpoints,
+                    keep_every=settings.keep_every_images,
                     beside={"best": best, "ema": ema.state() if ema else []},
                 )
                 saved_at = time.monotonic()
