@@ -1,16 +1,14 @@
-"""Settings of a pretraining run: frozen dataclasses, presets that return a whole one, and the command line.
+"""Settings of a pretraining run: frozen dataclasses, and presets that return a whole one.
 
 Durations are in images, so that they mean the same on one GPU and on a thousand; `TrainConfig`
 turns them into steps in one place.
 """
 
 import dataclasses
-import difflib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 OPERATIONAL = {"operational": True}
 """Marks a field that may differ when a run is resumed: it changes where or how fast, never what."""
@@ -372,37 +370,7 @@ def vit_l_1280() -> Config:
     )
 
 
-R = TypeVar("R", bound=RunConfig)
 PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in (demo, vit_b_512, vit_l_1280)}
-
-
-def parse(arguments: Sequence[str]) -> Config:
-    """The configuration of a pretraining run's command line; raises as `parse_run` does."""
-    config = parse_run(arguments, PRESETS, default="vit_l_1280")
-    return config if config.run_dir else dataclasses.replace(config, run_dir=f"runs/{config.preset}")
-
-
-def parse_run(arguments: Sequence[str], presets: Mapping[str, Callable[[], R]], *, default: str) -> R:
-    """The configuration of a command line: `--preset NAME`, then flags that override its fields.
-
-    Raises ValueError for an unknown preset or a field out of range; SystemExit, by tyro, for an
-    unknown flag (it names the nearest).
-    """
-    # Here, because the models need this file on machines that have torch and timm alone.
-    import tyro
-
-    arguments = _without_launcher_flags(arguments)
-    name = _flag_value(arguments, "--preset") or default
-    if name not in presets:
-        near = difflib.get_close_matches(name, presets, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ValueError(f"--preset {name}: no such preset. {hint}There are: {', '.join(presets)}.")
-    start = presets[name]()
-    config = tyro.cli(type(start), default=start, args=arguments, description=type(start).__doc__)
-    if not config.data.path:
-        data = dataclasses.replace(config.data, path=os.environ.get("XPT_DATA", ""))
-        config = dataclasses.replace(config, data=data)
-    return config
 
 
 def differing_fields(config: RunConfig, theirs: dict[str, Any]) -> list[str]:
@@ -438,17 +406,3 @@ def _operational_fields(section: type, prefix: str = "") -> Iterator[str]:
             yield from _operational_fields(f.type, f"{prefix}{f.name}.")
         elif f.metadata.get("operational"):
             yield prefix + f.name
-
-
-def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(flag + "="):
-            return argument.removeprefix(flag + "=")
-    return None
-
-
-def _without_launcher_flags(arguments: Sequence[str]) -> list[str]:
-    """Drop `--local_rank=N`, which the deepspeed launcher adds; the rank is in the environment."""
-    return [a for a in arguments if not a.startswith("--local_rank=")]

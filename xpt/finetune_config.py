@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from xpt.config import DataConfig, EncoderConfig, RunConfig, TrainConfig, check, parse_run
+from xpt.command_line import parse_run
+from xpt.config import DataConfig, EncoderConfig, RunConfig, TrainConfig, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ PRESETS: dict[str, Callable[[], FinetuneConfig]] = {f.__name__: f for f in (demo
 
 
 def parse(arguments: Sequence[str]) -> FinetuneConfig:
-    """The configuration of a command line; raises as `xpt.config.parse_run` does."""
+    """The configuration of a command line; raises as `xpt.command_line.parse_run` does."""
     config = parse_run(arguments, PRESETS, default="vit_l_1280")
     if config.run_dir:
         return config

@@ -25,7 +25,8 @@ import torch.distributed as dist
 
 from xpt import checkpoint, distributed
 from xpt.batches import training_batches, validation_batches, whole_frames
-from xpt.config import Config, RunConfig, parse
+from xpt.command_line import parse
+from xpt.config import Config, RunConfig
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.reader import DataError
 from xpt.distributed import Rank

@@ -1,5 +1,6 @@
 import pytest
 
+from xpt.command_line import parse
 from xpt.config import (
     PRESETS,
     Config,
@@ -9,7 +10,6 @@ from xpt.config import (
     as_json,
     demo,
     differing_fields,
-    parse,
 )
 
 
