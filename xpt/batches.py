@@ -25,6 +25,11 @@ def training_batches(shards: ShardSet, config: RunConfig, rank: Rank, *, start: 
 
 def validation_batches(shards: ShardSet, config: RunConfig, rank: Rank) -> BatchLoader:
     """The first `train.eval_films` films once, whole frames, shared out over the ranks."""
+    return shared_frames(shards, config, rank, films=config.train.eval_films)
+
+
+def shared_frames(shards: ShardSet, config: RunConfig, rank: Rank, *, films: int) -> BatchLoader:
+    """The first `films` films once, whole frames, shared out over the ranks."""
     return evaluation_loader(
         shards,
         config.data,
@@ -34,7 +39,7 @@ def validation_batches(shards: ShardSet, config: RunConfig, rank: Rank) -> Batch
         batch=config.train.micro_batch_size(rank.count),
         world_size=rank.count,
         rank=rank.index,
-        films=config.train.eval_films,
+        films=films,
         device=rank.device,
     )
 

@@ -207,6 +207,9 @@ class TrainConfig:
     0, or more than `images`: never."""
     eval_films: int = field(default=1024, metadata=OPERATIONAL)
     """Validation films, the first of the split."""
+    probe_films: int = field(default=1024, metadata=OPERATIONAL)
+    """Films of the training and of the validation split, the first ones, by whose labels each validation
+    probes the frozen features; 0: never, nor where the shards have no labels."""
     checkpoint_images: int = field(default=1_000_000, metadata=OPERATIONAL)
     """Between two checkpoints; one is also written at the end."""
     checkpoint_minutes: float = field(default=30.0, metadata=OPERATIONAL)
@@ -228,6 +231,7 @@ class TrainConfig:
             "weight_decay",
             "clip_norm",
             "eval_images",
+            "probe_films",
             "keep_every_images",
         ):
             check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")

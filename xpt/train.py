@@ -24,14 +24,13 @@ import torch
 import torch.distributed as dist
 
 from xpt import checkpoint, distributed
-from xpt.batches import training_batches, validation_batches, whole_frames
+from xpt.batches import training_batches
 from xpt.command_line import parse
 from xpt.config import Config, RunConfig
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.reader import DataError
 from xpt.distributed import Rank
 from xpt.engine import (
-    Engine,
     gradient_norm,
     read_ds_config,
     resolved,
@@ -39,6 +38,7 @@ from xpt.engine import (
     start_engine,
     zero_stage,
 )
+from xpt.evidence import Evidence
 from xpt.files import write_atomically
 from xpt.flops import peak_flops, work
 from xpt.hands import Hands
@@ -46,13 +46,11 @@ from xpt.interval import Interval, NonFiniteError, Report
 from xpt.masking import region_of
 from xpt.models.attention import attention_kernel
 from xpt.models.mae import MAE
-from xpt.pictures import reconstruction_sheet
+from xpt.run_page import PAGE
 from xpt.schedule import learning_rate, parameter_groups
 from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
-from xpt.validation import evaluate, predict
 
 log = logging.getLogger("xpt")
-PICTURE_FILMS = 4
 CRASHED = 1
 REFUSED = 2
 """Exit status where starting again would end the same way; the message says what to mend."""
@@ -115,9 +113,10 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
         write_provenance(run, config, ds, images)
         run_log = RunLog(run, images)
         describe(config, rank, parameters, train_set, images)
+    evidence = Evidence(config, rank, train_set, val_set, run_log, images)
     validates = 0 < settings.eval_images <= settings.images
     if validates and images == 0:
-        validate(engine, val_set, config, rank, run_log, images)
+        evidence.collect(engine, images)
 
     needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
@@ -157,7 +156,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             waited = batches.wait_seconds
             if run_log is not None:
                 report_progress(run_log, pace, report, images, last, rate, needed)
-            val_loss = validate(engine, val_set, config, rank, run_log, images) if validates_now else None
+            val_loss = evidence.collect(engine, images) if validates_now else None
             if saves or report.checkpoint_due or report.asked_to_stop:
                 checkpoint.save(
                     run,
@@ -170,15 +169,17 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                     val_loss=val_loss,
                 )
                 saved_at = time.monotonic()
+                evidence.refresh()
             pace.start_interval(images)
             if report.asked_to_stop and not is_last:
                 log.info(
                     "stopped after %s images, as asked; the same command goes on from here", f"{images:,}"
                 )
                 return TOLD_TO_STOP
+    evidence.finish()
     if run_log is not None:
         run_log.close()
-    log.info("done: %s images; look at %s", f"{images:,}", run)
+    log.info("done: %s images; look at %s", f"{images:,}", run / PAGE)
     return 0
 
 
@@ -212,34 +213,6 @@ def make_run_folder(run: Path) -> None:
         raise ValueError(
             f"--run_dir {run}: cannot write there: {error.strerror}. Give another folder."
         ) from error
-
-
-def validate(
-    engine: Engine,
-    val_set: ShardSet,
-    config: Config,
-    rank: Rank,
-    run_log: RunLog | None,
-    images: int,
-) -> float:
-    """Validation loss, shared out over the ranks, and reconstruction pictures of the first films.
-
-    Every rank makes the pictures' forward pass too, because ZeRO 3 gathers the weights for it.
-    """
-    with validation_batches(val_set, config, rank) as batches:
-        scores = evaluate(engine, batches, config)
-    shown = min(config.train.micro_batch_size(rank.count), PICTURE_FILMS)
-    with whole_frames(val_set, config, rank, batch=shown, films=PICTURE_FILMS) as batches:
-        made = [(batch, predict(engine, batch, config)) for batch in batches]
-    if run_log is not None:
-        run_log.scalars(images, scores)
-        run_log.picture(images, "reconstruction", reconstruction_sheet(made, config))
-        log.info(
-            "validation: loss %.4f, of predicting each patch's mean %.4f",
-            scores["val/loss"],
-            scores["val/patch_mean"],
-        )
-    return scores["val/loss"]
 
 
 class StopSignal:

@@ -10,10 +10,13 @@ patch, D encoder width.
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from kernels import mask_and_gather, patch_loss
+from kernels import mask_and_gather, patch_loss, patchify
+from kernels.patches import normalize_pixels
 from xpt.config import Config
 from xpt.models.decoder import CrossDecoder, FeatureMixtures, SelfDecoder
 from xpt.models.encoder import encoder_of
@@ -22,6 +25,8 @@ from xpt.models.recompute import recomputed_blocks
 CHANNELS = 1
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 """Of a radiograph's grey values in [0, 1]; round figures near the mean and deviation of chest films."""
+ZONES = 4
+"""Zones along a side of the film, of which `MAE.features` gives one mean token each."""
 
 
 class Prediction(NamedTuple):
@@ -77,7 +82,8 @@ class MAE(nn.Module):
         position_B: Int64[Tensor, "B"],
         seed: int,
         predicted: int | None = None,
-    ) -> Prediction:
+        features_only: bool = False,
+    ) -> Prediction | Float[Tensor, "B F"]:
         """Mask, encode, predict, score.
 
         Args:
@@ -87,7 +93,11 @@ class MAE(nn.Module):
             position_B: the images' places in the order of samples; with `seed` they fix the masks.
             seed: of the masks.
             predicted: number of masked patches to predict per image; None: the configuration's.
+            features_only: give `features` instead. An argument, because ZeRO 3 gathers parameters only in
+                calls of the whole model.
         """
+        if features_only:
+            return self.features(image_BCHW)
         masked = mask_and_gather(
             image_BCHW,
             contour_BL.float(),
@@ -131,3 +141,13 @@ class MAE(nn.Module):
             masked.predicted_BM,
             masked.is_scored_BM,
         )
+
+    def features(self, image_BCHW: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
+        """The encoder's mean token in each of ZONES x ZONES zones, all patches visible: F = ZONES^2 D."""
+        patches_BLP = normalize_pixels(patchify(image_BCHW, self.patch), PIXEL_MEAN, PIXEL_STD)
+        ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
+        dtype = next(self.parameters()).dtype
+        tokens_BND = self.encoder(patches_BLP.to(dtype), ids_L.expand(len(image_BCHW), -1))
+        grid = round(len(ids_L) ** 0.5)
+        map_BDGG = tokens_BND[:, 1:].mT.unflatten(2, (grid, grid))
+        return F.adaptive_avg_pool2d(map_BDGG.float(), ZONES).flatten(1)
