@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-WIDTH, HEIGHT = 440, 230
+WIDTH, HEIGHT = 330, 200
 """CSS pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 24
 """Margins around the plot itself."""
@@ -30,10 +30,11 @@ class Line:
     """Lower and upper ends of an interval, shaded."""
 
 
-def chart(title: str, lines: Sequence[Line], *, is_log: bool = False) -> str:
+def chart(title: str, lines: Sequence[Line], *, is_log: bool = False, from_zero: bool = False) -> str:
     """A <figure> with its title and, for more than one line, a legend; x is a number of images.
 
-    `is_log` draws a logarithmic y axis; values that are not positive are left out.
+    `is_log` draws a logarithmic y axis, on which values that are not positive are left out; `from_zero`
+    shows zero whatever the values.
     """
     drawn = [_clean(line, is_log) for line in lines]
     drawn = [line for line in drawn if len(line.x_T)]
@@ -46,7 +47,9 @@ def chart(title: str, lines: Sequence[Line], *, is_log: bool = False) -> str:
         return f"<figure><figcaption>{caption}</figcaption><p>nothing yet</p></figure>"
     x_low, x_high = _span([line.x_T for line in drawn])
     values = [line.y_T for line in drawn] + [line.band_T2 for line in drawn if line.band_T2 is not None]
-    y_ticks = _log_ticks(*_span(values)) if is_log else _ticks(*_span(values), 5)
+    if from_zero:
+        values.append(np.zeros(1))
+    y_ticks = _log_ticks(*_span(values)) if is_log else _ticks(*_span(values), 4)
     y_low, y_high = min(y_ticks), max(y_ticks)
     scale = math.log10 if is_log else float
 
@@ -62,7 +65,7 @@ def chart(title: str, lines: Sequence[Line], *, is_log: bool = False) -> str:
         y = down(tick)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e3e3e3"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in _ticks(x_low, x_high, 4):
+    for tick in _ticks(x_low, x_high, 3):
         if x_low <= tick <= x_high:
             parts.append(
                 f'<text x="{across(tick):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{_number(tick)}</text>'

@@ -196,6 +196,9 @@ class TrainConfig:
     """AdamW's."""
     clip_norm: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
+    max_skipped: int = 8
+    """Steps in a row that are skipped because their gradient is not finite before the run goes back to the
+    weights of its last checkpoint, and on past the films since then."""
     seed: int = 0
     """Of the initialisation, the sample order, crops and masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -221,7 +224,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ("images", "batch", "micro_batch", "log_images", "eval_films", "checkpoint_images")
-        for name in (*counts, "keep_checkpoints"):
+        for name in (*counts, "keep_checkpoints", "max_skipped"):
             check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("base_lr", "checkpoint_minutes"):
             check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")

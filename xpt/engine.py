@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import deepspeed
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.engine import DeepSpeedEngine as Engine
 from deepspeed.runtime.zero import stage3, stage_1_and_2
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -125,15 +126,15 @@ def start_engine(
     if offload.get("device", "none") != "none":
         optimizer = DeepSpeedCPUAdam(groups, lr=train.base_lr, betas=train.betas, adamw_mode=True)
     else:
-        fused = rank.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=train.base_lr, betas=train.betas, fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=train.base_lr, betas=train.betas, fused=True)
     if rank.device.type == "cpu":
         # An optional all-reduce for ranks of one host, compiled for a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed would read every step's gradient norm on the host and drop the step, silently, where it
-    # is not finite. Here the norm stays on the device, and all ranks look at it when they log.
-    stage_1_and_2.is_invalid_grad_norm = stage3.is_invalid_grad_norm = lambda norm: False
+    # DeepSpeed would read every step's gradient norm on the host to drop steps where it is not finite.
+    # Here that happens on the device.
+    for module in (stage_1_and_2, stage3, bf16_optimizer):
+        module.is_invalid_grad_norm = lambda norm: False
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,  # pyright: ignore[reportArgumentType]
@@ -149,7 +150,28 @@ def start_engine(
             "steps_per_print": 2**31,
         },
     )
+    _skip_steps_that_are_not_finite(optimizer, engine)
     return engine
+
+
+def _skip_steps_that_are_not_finite(optimizer: torch.optim.Optimizer, engine: Engine) -> None:
+    """Weights, moments and step counts stay as they are where the gradient norm is not finite.
+
+    The norm is that of the whole gradient, so all ranks skip together. Fused AdamW takes the decision from
+    the device; DeepSpeed's CPU Adam works on the host, where the gradient already is.
+    """
+    step: Any = optimizer.step
+
+    def guarded() -> None:
+        is_bad = ~torch.isfinite(gradient_norm_of(engine.optimizer, engine.device))
+        if isinstance(optimizer, DeepSpeedCPUAdam):
+            if not is_bad.item():
+                step()
+        else:
+            optimizer.found_inf = is_bad.float()  # pyright: ignore[reportAttributeAccessIssue]
+            step()
+
+    optimizer.step = guarded  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def set_learning_rate(engine: Engine, rate: float) -> None:
@@ -163,10 +185,13 @@ def gradient_norm(engine: Engine) -> torch.Tensor:
 
     Infinite where a gradient was not finite. Does not wait for the device.
     """
-    norm: Any = engine.get_global_grad_norm()
-    if isinstance(norm, torch.Tensor):
-        return norm.detach().float().to(engine.device, non_blocking=True)
-    return torch.full((), norm, dtype=torch.float32, device=engine.device)
+    return gradient_norm_of(engine.optimizer, engine.device)
+
+
+def gradient_norm_of(zero: Any, device: torch.device) -> torch.Tensor:  # noqa: ANN401  wrappers share no base
+    """As `gradient_norm`, inside a step too."""
+    norm = torch.as_tensor(zero._global_grad_norm, dtype=torch.float32).to(device, non_blocking=True).detach()
+    return torch.where(norm >= 0, norm, torch.inf)  # some of DeepSpeed's norms are -1 instead
 
 
 def save_state(engine: Engine, folder: Path, beside: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ class Evidence:
                 scores["val/patch_mean"],
                 scores["evidence_seconds"],
             )
+            self._look_after_probes(self._run_log)
         return scores["val/loss"]
 
     def refresh(self) -> None:

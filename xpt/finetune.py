@@ -91,7 +91,7 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         write_provenance(run, config, ds, images)
         run_log = RunLog(run, images)
 
-    interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
+    interval, pace, saved_at, waited = Interval(rank.device), Pace(images, last), time.monotonic(), 0.0
     hands = Hands(rank.device)
     with training_batches(task.train_set, config, rank, start=images) as batches:
         while images < last:

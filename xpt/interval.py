@@ -33,9 +33,9 @@ class Report:
     """One interval, the same on every rank."""
 
     loss: float
-    """Mean over all images of the interval on all ranks."""
+    """Mean over all images of the interval on all ranks; NaN where all its steps were skipped."""
     grad_norm: float
-    """Of the last step, before clipping."""
+    """Of the last step that was not skipped, before clipping."""
     wait_seconds: float
     """That ranks waited for data, mean over ranks."""
     replaced: int
@@ -47,7 +47,8 @@ class Report:
 class Interval:
     """Losses and gradient norms of the steps since the last report. Adding does not wait for the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._parts: list[tuple[int, list[str], Tensor]] = []
         self._norms: list[tuple[int, Tensor]] = []
 
@@ -72,16 +73,17 @@ class Interval:
 
         Raises NonFiniteError, on all ranks with the same content, where a loss or a norm is not finite.
         """
-        losses_NB = torch.stack([loss_B for _, _, loss_B in self._parts])
-        norms_S = torch.stack([norm for _, norm in self._norms])
-        is_bad = ~(torch.isfinite(losses_NB).all() & torch.isfinite(norms_S).all())
-        device = losses_NB.device
+        if self._parts:
+            losses_NB = torch.stack([loss_B for _, _, loss_B in self._parts])
+            norms_S = torch.stack([norm for _, norm in self._norms])
+            is_bad = ~(torch.isfinite(losses_NB).all() & torch.isfinite(norms_S).all())
+            own = torch.stack([losses_NB.double().mean(), is_bad.double(), norms_S[-1].double()])
+        else:
+            own = torch.tensor([math.nan, 0, math.nan], dtype=torch.float64, device=self._device)
         host = torch.tensor(
-            [wait_seconds, replaced, asked_to_stop, checkpoint_due], dtype=torch.float64, device=device
+            [wait_seconds, replaced, asked_to_stop, checkpoint_due], dtype=torch.float64, device=self._device
         )
-        totals = torch.cat(
-            [torch.stack([losses_NB.double().mean(), is_bad.double(), norms_S[-1].double()]), host]
-        )
+        totals = torch.cat([own, host])
         loss, bad, norm, wait, replaced_all, stop, due = (all_reduce(totals) / world_size).tolist()
         if bad > 0:
             raise self._non_finite()
@@ -96,20 +98,26 @@ class Interval:
             checkpoint_due=due > 0,
         )
 
+    def set_aside(self, step: int) -> tuple[str, list[str]]:
+        """Take out a step that was skipped; all ranks must call it.
+
+        Returns:
+            ("loss", the films whose loss is not finite) or, where there is none, ("gradient", all films of
+            the step), over all ranks.
+        """
+        mine = [(keys, loss_B.tolist()) for s, keys, loss_B in self._parts if s == step]
+        films = [pair for keys, losses in mine for pair in zip(keys, losses, strict=True)]
+        self._parts = [part for part in self._parts if part[0] != step]
+        self._norms = [part for part in self._norms if part[0] != step]
+        everyones = [pair for part in gather_objects(films) for pair in part]
+        to_blame = sorted({key for key, loss in everyones if not math.isfinite(loss)})
+        if to_blame:
+            return "loss", to_blame
+        return "gradient", sorted({key for key, _ in everyones})
+
     def _non_finite(self) -> NonFiniteError:
         """The first step that went wrong: what follows is its damage, and later films are not to blame."""
-        bad_losses = [
-            (step, key)
-            for step, keys, loss_B in self._parts
-            for key, loss in zip(keys, loss_B.tolist(), strict=True)
-            if not math.isfinite(loss)
-        ]
-        bad_norms = [step for step, norm in self._norms if not math.isfinite(norm.item())]
-        everyones = gather_objects((bad_losses, bad_norms))
-        losses = sorted({pair for part, _ in everyones for pair in part})
-        first = min([step for step, _ in losses] + [step for _, part in everyones for step in part])
-        films = [key for step, key in losses if step == first]
-        if films:
-            return NonFiniteError(first, "loss", films)
-        mine = [key for step, keys, _ in self._parts for key in keys if step == first]
-        return NonFiniteError(first, "gradient", sorted(key for part in gather_objects(mine) for key in part))
+        steps = [step for step, _, loss_B in self._parts if not torch.isfinite(loss_B).all()]
+        steps += [step for step, norm in self._norms if not math.isfinite(norm.item())]
+        first = min(step for part in gather_objects(steps) for step in part)
+        return NonFiniteError(first, *self.set_aside(first))

@@ -26,7 +26,8 @@ PICTURE_WIDTH = 1400
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222 }
 body { margin: 1.5rem auto; max-width: 88rem; padding: 0 1rem }
-.row { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0 } figcaption { font-size: 13px }
+.row { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 }
+figcaption { font-size: 12px; max-width: 330px; min-height: 2.6em }
 .verdict { flex: 1 1 20rem; border-left: 8px solid; background: #f6f6f6; padding: .4rem 1rem; }
 .verdict h2 { margin: 0; font-size: 1.1rem } .verdict p { margin: .3rem 0 }
 .good { border-color: #2e7d32 } .unsure { border-color: #f0a000 } .bad { border-color: #c62828 }
@@ -116,10 +117,14 @@ def _speed(rows: Rows) -> list[str]:
     timed = [row for row in rows if "images_per_second" in row]
     waits = np.array(wait_shares(timed), dtype=float).reshape(-1, 2)
     return [
-        chart("Images per second", [_line(rows, "images_per_second", "")]),
-        chart("Model FLOPs utilisation (MFU)", [_line(rows, "mfu", "")]),
-        chart("Share of the time waiting for data", [Line(name="", x_T=waits[:, 0], y_T=waits[:, 1])]),
-        chart("Peak memory of rank 0, GB", [_line(rows, "peak_memory_gb", "")]),
+        chart("Images per second", [_line(rows, "images_per_second", "")], from_zero=True),
+        chart("Model FLOPs utilisation (MFU)", [_line(rows, "mfu", "")], from_zero=True),
+        chart(
+            "Share of the time waiting for data",
+            [Line(name="", x_T=waits[:, 0], y_T=waits[:, 1])],
+            from_zero=True,
+        ),
+        chart("Peak memory of rank 0, GB", [_line(rows, "peak_memory_gb", "")], from_zero=True),
     ]
 
 
@@ -128,7 +133,7 @@ def _stability(rows: Rows) -> list[str]:
     lines = [_line(rows, key, name) for key, name in {**counts, "loss_spikes": "spikes of the loss"}.items()]
     return [
         chart("Gradient norm before clipping", [_line(rows, "grad_norm", "")], is_log=True),
-        chart("So far", lines),
+        chart("So far", lines, from_zero=True),
     ]
 
 

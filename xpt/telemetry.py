@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import math
 import subprocess
 import time
 import warnings
@@ -36,17 +37,26 @@ class RunLog:
     def __init__(self, run: Path, images: int) -> None:
         """Go on after `images` images: what a stopped run wrote past its last checkpoint is dropped."""
         self._metrics = run / "metrics.jsonl"
-        _truncate(self._metrics, images)
+        self._skipped = run / "skipped.jsonl"
+        for path in (self._metrics, self._skipped):
+            _truncate(path, images)
         self._pictures = run / "pictures"
         self._pictures.mkdir(exist_ok=True)
         self._board = SummaryWriter(str(run), purge_step=images + 1 if images else 0)
 
     def scalars(self, images: int, values: dict[str, float]) -> None:
+        """Values that are not finite are left out."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         with self._metrics.open("a") as f:
             f.write(json.dumps({"images": images, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, images)
         self._board.flush()
+
+    def skipped(self, images: int, step: dict[str, Any]) -> None:
+        """A step that moved nothing, which ended at `images` images."""
+        with self._skipped.open("a") as f:
+            f.write(json.dumps({"images": images, **step}) + "\n")
 
     def picture(self, images: int, name: str, picture_HWC: UInt8[np.ndarray, "H W 3"]) -> Path:
         import cv2
@@ -100,21 +110,21 @@ class Pace:
         return recent, f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
 
 
-def _truncate(metrics: Path, images: int) -> None:
+def _truncate(lines: Path, images: int) -> None:
     """Keep the lines up to `images`; none, not even of the validation before the first step, for 0."""
     if images == 0:
-        metrics.unlink(missing_ok=True)
-    if not metrics.exists():
+        lines.unlink(missing_ok=True)
+    if not lines.exists():
         return
     kept = []
-    for line in metrics.read_text().splitlines():
+    for line in lines.read_text().splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:  # the last line of a process that was killed while writing it
             continue
         if row["images"] <= images:
             kept.append(line + "\n")
-    write_atomically(metrics, "".join(kept))
+    write_atomically(lines, "".join(kept))
 
 
 def _version(package: str) -> str:

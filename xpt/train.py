@@ -48,6 +48,7 @@ from xpt.models.attention import attention_kernel
 from xpt.models.mae import MAE
 from xpt.run_page import PAGE
 from xpt.schedule import learning_rate, parameter_groups
+from xpt.stability import Watch, handle_skipped
 from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
 
 log = logging.getLogger("xpt")
@@ -106,7 +107,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     job = checkpoint.Job(
         config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
     )
-    images, _ = checkpoint.resume(run, engine, job)
+    images, beside = checkpoint.resume(run, engine, job)
     last = settings.steps * settings.global_batch
     run_log = None
     if rank.is_first:
@@ -119,8 +120,9 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
         evidence.collect(engine, images)
 
     needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
-    interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
-    hands = Hands(rank.device)
+    interval, pace = Interval(rank.device), Pace(images, last)
+    saved_at, waited = time.monotonic(), 0.0
+    hands, watch = Hands(rank.device), Watch(settings.max_skipped, beside.get("watch"))
     with training_batches(train_set, config, rank, start=images) as batches:
         while images < last:
             step = images // settings.global_batch
@@ -135,16 +137,21 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                     batch.position_B,
                     settings.seed,
                 )
-                engine.backward(prediction.loss)
+                # A loss that is not finite makes the gradient so, and the step is skipped.
+                engine.backward(prediction.loss * (1 + 0 * prediction.loss.detach()))
                 engine.step()  # moves the weights at the last micro-batch only
                 interval.add_losses(step, batch.keys, prediction.loss_B)
-            interval.add_norm(step, gradient_norm(engine))
+            norm = gradient_norm(engine)
+            interval.add_norm(step, norm)
+            watch.add(step, norm)
             step, images = step + 1, images + settings.global_batch
 
             is_last, stops = images >= last, hands.show(stop.asked)
             validates_now = validates and (is_last or step % settings.every(settings.eval_images) == 0)
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
-            if not (stops or validates_now or saves or step % settings.every(settings.log_images) == 0):
+            pauses = stops or validates_now or saves or step % settings.every(settings.log_images) == 0
+            went_back = handle_skipped(watch, interval, run, engine, job, run_log, settle=pauses)
+            if not (pauses or went_back):
                 continue
             report = interval.close(
                 wait_seconds=batches.wait_seconds - waited,
@@ -154,10 +161,13 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                 world_size=rank.count,
             )
             waited = batches.wait_seconds
+            watch.add_loss(report.loss)
             if run_log is not None:
-                report_progress(run_log, pace, report, images, last, rate, needed)
+                report_progress(run_log, pace, report, images, last, rate, needed, watch.counts)
             val_loss = evidence.collect(engine, images) if validates_now else None
-            if saves or report.checkpoint_due or report.asked_to_stop:
+            # Among steps that are skipped a checkpoint would be one that it makes no sense to go back to.
+            saves = (saves or report.checkpoint_due) and not watch.in_a_row
+            if saves or went_back or is_last or report.asked_to_stop:
                 checkpoint.save(
                     run,
                     engine,
@@ -167,6 +177,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                     keep=settings.keep_checkpoints,
                     keep_every=settings.keep_every_images,
                     val_loss=val_loss,
+                    beside={"watch": watch.state()},
                 )
                 saved_at = time.monotonic()
                 evidence.refresh()
@@ -272,9 +283,17 @@ def attention_in(config: Config, device: torch.device) -> str:
 
 
 def report_progress(
-    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float, needed: float = math.nan
+    run_log: RunLog,
+    pace: Pace,
+    report: Report,
+    images: int,
+    last: int,
+    rate: float,
+    needed: float = math.nan,
+    counts: dict[str, int] | None = None,
 ) -> None:
-    """`needed`: seconds that the devices at their peak would take for an image, where that was counted."""
+    """`needed`: seconds that the devices at their peak would take for an image, where that was counted;
+    `counts`: what else there is to count."""
     per_second, left = pace.measure(images)
     is_counted = not math.isnan(needed)
     scalars = {
@@ -286,6 +305,7 @@ def report_progress(
         "data_wait_seconds": report.wait_seconds,
         "peak_memory_gb": peak_memory_gb(),
         "replaced": report.replaced,
+        **(counts or {}),
     }
     run_log.scalars(images, scalars)
     log.info(

@@ -71,7 +71,7 @@ def is_it_fast(rows: Rows) -> Verdict:
     utilised = [row["mfu"] for row in recent if "mfu" in row]
     parts = [f"{speed:.3g} images/s"]
     if utilised:
-        parts[0] += f", {np.median(utilised):.0%} of the devices' peak (MFU)"
+        parts[0] += f", {100 * np.median(utilised):.3g}% of the devices' peak (MFU)"
     parts[0] += f", {waited:.0%} of the time waiting for data."
     state = "good"
     if waited > WAITS:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ def one_rank(monkeypatch: pytest.MonkeyPatch):
 
 def filled(*steps: tuple[int, dict[str, float], float]) -> Interval:
     """From (step, losses by film, gradient norm)."""
-    part = Interval()
+    part = Interval(torch.device("cpu"))
     for step, losses, norm in steps:
         part.add_losses(step, list(losses), torch.tensor(list(losses.values())))
         part.add_norm(step, torch.tensor(norm))
@@ -50,3 +52,13 @@ def test_a_non_finite_gradient_is_named_with_its_own_films_not_those_of_the_step
     )
     with pytest.raises(NonFiniteError, match="the gradient is not finite at step 7, in films c, d\\."):
         part.close(world_size=1, **REST)
+
+
+def test_a_step_that_is_set_aside_leaves_the_mean_and_names_its_films():
+    part = filled((0, {"a": 1.0, "b": 3.0}, 9.0), (1, {"c": 1.0, "d": torch.nan}, torch.inf))
+    assert part.set_aside(1) == ("loss", ["d"])
+    report = part.close(world_size=1, **REST)
+    assert (report.loss, report.grad_norm) == (2.0, 9.0)
+    part = filled((2, {"f": 1.0, "e": 1.0}, torch.inf))
+    assert part.set_aside(2) == ("gradient", ["e", "f"])
+    assert math.isnan(part.close(world_size=1, **REST).loss)
