@@ -68,7 +68,7 @@ lint: install  ## ruff, pyright and shellcheck
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh .ci/run
+	@$(BIN)/shellcheck --external-sources slurm/*.sh tests/*.sh tests/slurm/*.sh .ci/run
 
 bench: install  ## The benchmarks of the step, one thread, beside the best public code (20 minutes)
 	@for name in masking loss loader step; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done

@@ -131,7 +131,7 @@ def write_features(
 def start(features: Path, result: Path) -> subprocess.Popen[bytes]:
     """Fit in a process that takes one core, no GPU, and gives way to all others."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = ["nice", "-n", "10", sys.executable, "-m", "xpt.frozen_probe", str(features), str(result)]
+    command = ["nice", "-n", "5", sys.executable, "-m", "xpt.frozen_probe", str(features), str(result)]
     with result.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
