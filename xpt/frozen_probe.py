@@ -71,7 +71,8 @@ def answer(
     question: Question, features_ND: Float16[np.ndarray, "N D"], features_QD: Float16[np.ndarray, "Q D"]
 ) -> dict[str, Any]:
     """AUROC on the validation films, with its interval by patient, of logistic regression and of the nearest
-    neighbours, for each finding and on average. Films whose features are NaN (damaged ones) are left out."""
+    neighbours, for each finding and on average; and what the regression says of each of those films.
+    Films whose features are NaN (damaged ones) are left out."""
     sound_N, sound_Q = (np.isfinite(features).all(1) for features in (features_ND, features_QD))
     features_ND, features_QD = features_ND[sound_N], features_QD[sound_Q]
     question = Question(
@@ -98,6 +99,11 @@ def answer(
         "films": {"train": len(known), "val": len(asked)},
         "mean": measured(every),
         "findings": {name: measured([c]) for c, name in enumerate(question.findings)},
+        "val": {
+            "patients": question.patients,
+            "target": [[None if np.isnan(t) else t for t in row] for row in question.target_QC.tolist()],
+            "logit": [[round(x, 4) for x in row] for row in scores["logistic"].tolist()],
+        },
     }
 
 
