@@ -43,6 +43,9 @@ class DataConfig:
     are judged as if 1,000 had been read."""
     max_bad_run: int = field(default=16, metadata=OPERATIONAL)
     """Damaged films in a row for one place in a batch before training stops."""
+    read_patience: float = field(default=300.0, metadata=OPERATIONAL)
+    """Seconds that a failing read is tried again, before the film counts as damaged (where the rest of the
+    data set can be read) or training stops (where it cannot)."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -51,6 +54,7 @@ class DataConfig:
             check(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share in [0, 1]")
         for name in ("window_shards", "threads", "readers", "prefetch", "max_bad_run"):
             check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "at least 1")
+        check(self.read_patience >= 0, "data.read_patience", self.read_patience, "0 or more seconds")
 
     @property
     def augments(self) -> bool:

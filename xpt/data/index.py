@@ -178,10 +178,12 @@ def _is_count(value: object) -> bool:
 
 def _map_index(path: Path) -> np.ndarray:
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file, but the manifest counts it; {_HOW_TO_CHECK}") from None
-    except (ValueError, EOFError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read, {error.strerror}; mend the file system") from error
+    except Exception as error:  # numpy reads the header with Python's parser, which raises many kinds
         raise ValueError(f"{path}: damaged, {error}; {_HOW_TO_CHECK}") from None
     if rows.dtype != np.dtype(schema.INDEX_DTYPE) or rows.ndim != 1:
         raise ValueError(
