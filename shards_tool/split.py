@@ -27,9 +27,11 @@ from shards_tool.schema import (
     INDEX,
     KEY_LENGTH,
     MANIFEST,
+    MOST_RECORD_BYTES,
     QUARANTINE,
     SAMPLES,
     SPLITS,
+    parse_json,
     shard_name,
     validate_record,
 )
@@ -206,5 +208,7 @@ def _stored(root: Path, split: str, entry: np.void) -> Stored:
     )
     with (root / name).open("rb") as file:
         file.seek(text.offset)
-        record = validate_record(json.loads(file.read(text.size)))
+        record = validate_record(
+            parse_json(file.read(min(text.size, MOST_RECORD_BYTES + 1)), MOST_RECORD_BYTES)
+        )
     return Stored(record=record, file=name, image=image, contour=contour)

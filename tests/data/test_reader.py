@@ -12,9 +12,9 @@ import pytest
 
 from shards_tool import schema
 from tests.data.conftest import SIDE, Film, encoded, random_film, write_shards
+from xpt.data import reader as reader_module
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.order import reserve
-from xpt.data import reader as reader_module
 from xpt.data.reader import DamagedSampleError, DataError, SampleSource, ShardReader
 
 

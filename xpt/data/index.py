@@ -6,7 +6,6 @@ hundred million.
 
 import dataclasses
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +130,7 @@ def _read_manifest(root: Path) -> bytes:
 
 def _parse_manifest(manifest_bytes: bytes, path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(manifest_bytes)
+        manifest = schema.parse_json(manifest_bytes, schema.MOST_MANIFEST_BYTES)
     except ValueError as error:
         raise ValueError(f"{path}: damaged, not JSON ({error}); {_HOW_TO_CHECK}") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
