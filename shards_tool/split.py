@@ -27,13 +27,11 @@ from shards_tool.schema import (
     INDEX,
     KEY_LENGTH,
     MANIFEST,
-    MOST_RECORD_BYTES,
     QUARANTINE,
     SAMPLES,
     SPLITS,
-    parse_json,
+    read_record,
     shard_name,
-    validate_record,
 )
 from shards_tool.settings import BuildSettings, BuildSummary
 from shards_tool.shard import ShardTask, ShardWriter, Stored
@@ -208,7 +206,5 @@ def _stored(root: Path, split: str, entry: np.void) -> Stored:
     )
     with (root / name).open("rb") as file:
         file.seek(text.offset)
-        record = validate_record(
-            parse_json(file.read(min(text.size, MOST_RECORD_BYTES + 1)), MOST_RECORD_BYTES)
-        )
+        record = read_record(file.read(text.size))
     return Stored(record=record, file=name, image=image, contour=contour)

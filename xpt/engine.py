@@ -215,7 +215,7 @@ def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def convert_to_universal(folder: str, copy: str) -> None:
-    """Write the state under `folder` to `copy` with every parameter whole. Prints, and leaves memory behind."""
+    """Write the state under `folder` to `copy` with every parameter whole. Leaves memory behind."""
     with only_weights():
         ds_to_universal.main(
             argparse.Namespace(

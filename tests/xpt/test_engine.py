@@ -93,8 +93,8 @@ class Reading(Engine):
         torch.nn.Module.__init__(self)
         self._config = SimpleNamespace()
 
-    def load_checkpoint(self, folder: str, tag: str, **_):
-        return "", TorchCheckpointEngine(None).load(f"{folder}/{tag}/mp_rank_00_model_states.pt")
+    def load_checkpoint(self, load_dir, tag=None, *_, **__):
+        return "", TorchCheckpointEngine(None).load(f"{load_dir}/{tag}/mp_rank_00_model_states.pt")
 
 
 @pytest.mark.parametrize(

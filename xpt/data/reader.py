@@ -125,10 +125,9 @@ class ShardReader:
         if size > most:
             raise DamagedSampleError(f"{part}: index says {size} bytes, more than {most}")
         shard = self.shard_of(row)
-        if offset + size > self._shards.shard_bytes[shard]:
-            raise DamagedSampleError(
-                f"{part}: index says up to byte {offset + size}, the shard has {self._shards.shard_bytes[shard]}"
-            )
+        end, length = offset + size, int(self._shards.shard_bytes[shard])
+        if end > length:
+            raise DamagedSampleError(f"{part}: index says up to byte {end}, the shard has {length}")
         try:
             data = self._patiently(shard, size, offset)
         except OSError as error:
@@ -164,8 +163,8 @@ class ShardReader:
                     if self._answers():
                         raise
                     raise DataError(
-                        f"{path}: {error.strerror or error}, for {waited:.0f} s, and {schema.MANIFEST} beside "
-                        "it cannot be read either. Mend the file system and run the same command, which goes "
+                        f"{path}: {error.strerror or error}, for {waited:.0f} s, and {schema.MANIFEST} "
+                        "cannot be read either. Mend the file system and run the same command, which goes "
                         "on from the last checkpoint; --data.read_patience sets how long it waits."
                     ) from error
                 if pause == _FIRST_PAUSE:
