@@ -215,6 +215,9 @@ class TrainConfig:
     """Between two checkpoints; one is also written at the end."""
     checkpoint_minutes: float = field(default=30.0, metadata=OPERATIONAL)
     """Longest time between two checkpoints."""
+    hang_minutes: float = field(default=30.0, metadata=OPERATIONAL)
+    """Longest time that a step, a validation, a checkpoint or a collective may take. Half-way each rank
+    writes to RUN/stacks what its threads are doing; then the job ends, and can go on as after any crash."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
     """How many of the newest checkpoints stay on disk, beside the one of the lowest validation loss."""
     keep_every_images: int = field(default=0, metadata=OPERATIONAL)
@@ -224,7 +227,7 @@ class TrainConfig:
         counts = ("images", "batch", "micro_batch", "log_images", "eval_films", "checkpoint_images")
         for name in (*counts, "keep_checkpoints"):
             check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("base_lr", "checkpoint_minutes"):
+        for name in ("base_lr", "checkpoint_minutes", "hang_minutes"):
             check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
         for name in (
             "min_lr",

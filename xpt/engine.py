@@ -15,11 +15,13 @@ import logging
 import os
 import pickle
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.checkpoint import ds_to_universal
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.engine import DeepSpeedEngine as Engine
@@ -29,6 +31,7 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import nn
+from torch.distributed import distributed_c10d
 
 from xpt.config import RunConfig, TrainConfig
 from xpt.distributed import Rank
@@ -159,6 +162,9 @@ def start_engine(
             "steps_per_print": 2**31,
         },
     )
+    # DeepSpeed's own process group would keep PyTorch's time-out (10 minutes for NCCL).
+    set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+    set_timeout(timedelta(minutes=train.hang_minutes), engine.data_parallel_group)
     return engine
 
 
@@ -191,8 +197,18 @@ def load_state(engine: Engine, folder: Path, *, universal: bool = False) -> dict
     """
     configuration: Any = engine._config
     configuration.load_universal_checkpoint = universal
+    optimizer: Any = engine.optimizer
+    ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     with only_weights():
         loaded, client = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
+    if universal:
+        # Under ZeRO 3 DeepSpeed gives every group the settings of the first, weight decay too, and all
+        # parameters one and the same tensor to count their steps in.
+        for group, settings in zip(optimizer.param_groups, ours, strict=True):
+            group.update(settings)
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
     assert loaded is not None, folder
     assert client is not None
     return client.get("beside", {})

@@ -48,8 +48,10 @@ from xpt.models.attention import attention_kernel
 from xpt.models.mae import MAE
 from xpt.pictures import reconstruction_sheet
 from xpt.schedule import learning_rate, parameter_groups
+from xpt.stragglers import Slowest, Stragglers
 from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
 from xpt.validation import evaluate, predict
+from xpt.watchdog import Watchdog
 
 log = logging.getLogger("xpt")
 PICTURE_FILMS = 4
@@ -71,7 +73,7 @@ def run_job(parse: Callable[[list[str]], R], job: Callable[[R, dict[str, Any], R
     try:
         config = parse(sys.argv[1:])
         ds = read_ds_config(config.ds_config)
-        rank = distributed.start()
+        rank = distributed.start(config.train.hang_minutes)
         status = job(resolved(config, rank.device), ds, rank)
     except (ValueError, OSError, NonFiniteError, DataError) as error:
         # The message says what to do; a traceback would only hide it.
@@ -121,21 +123,28 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
 
     needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
     interval, pace, saved_at, waited = Interval(), Pace(images, last), time.monotonic(), 0.0
-    hands = Hands(rank.device)
-    with training_batches(train_set, config, rank, start=images) as batches:
+    hands, ranks = Hands(rank.device), Stragglers(rank.device, rank=rank.index, world_size=rank.count)
+    with (
+        training_batches(train_set, config, rank, start=images) as batches,
+        Watchdog(run, rank.index, seconds=60 * settings.hang_minutes) as watch,
+    ):
         while images < last:
             step = images // settings.global_batch
+            watch.begin(f"step {step}")
             rate = learning_rate(images, settings)
             set_learning_rate(engine, rate)
             for _ in range(accumulation):
+                watch.phase = "waiting for films"
                 batch = next(batches)
-                prediction = engine(
-                    batch.image_BCHW,
-                    region_of(batch, config),
-                    batch.is_valid_BL,
-                    batch.position_B,
-                    settings.seed,
-                )
+                watch.phase = "computing"
+                with ranks:
+                    prediction = engine(
+                        batch.image_BCHW,
+                        region_of(batch, config),
+                        batch.is_valid_BL,
+                        batch.position_B,
+                        settings.seed,
+                    )
                 engine.backward(prediction.loss)
                 engine.step()  # moves the weights at the last micro-batch only
                 interval.add_losses(step, batch.keys, prediction.loss_B)
@@ -154,9 +163,11 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                 checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
                 world_size=rank.count,
             )
+            slowest = ranks.close(wait_seconds=batches.wait_seconds - waited, retries=batches.retries)
             waited = batches.wait_seconds
             if run_log is not None:
-                report_progress(run_log, pace, report, images, last, rate, needed)
+                report_progress(run_log, pace, report, slowest, images, last, rate, needed)
+            watch.begin(f"validation or checkpoint after {images} images")
             val_loss = validate(engine, val_set, config, rank, run_log, images) if validates_now else None
             if saves or report.checkpoint_due or report.asked_to_stop:
                 checkpoint.save(
@@ -299,7 +310,14 @@ def attention_in(config: Config, device: torch.device) -> str:
 
 
 def report_progress(
-    run_log: RunLog, pace: Pace, report: Report, images: int, last: int, rate: float, needed: float = math.nan
+    run_log: RunLog,
+    pace: Pace,
+    report: Report,
+    slowest: Slowest,
+    images: int,
+    last: int,
+    rate: float,
+    needed: float = math.nan,
 ) -> None:
     """`needed`: seconds that the devices at their peak would take for an image, where that was counted."""
     per_second, left = pace.measure(images)
@@ -313,10 +331,11 @@ def report_progress(
         "data_wait_seconds": report.wait_seconds,
         "peak_memory_gb": peak_memory_gb(),
         "replaced": report.replaced,
+        **slowest.scalars(),
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s%s  waited %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s%s  waited %.1f s%s  %s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,
@@ -326,6 +345,7 @@ def report_progress(
         per_second,
         f"  MFU {needed * per_second:.0%}" if is_counted else "",
         report.wait_seconds,
+        slowest.line(),
         left,
     )
 
