@@ -1,6 +1,5 @@
 """Index files from the shards themselves, where they were lost or damaged."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from shards_tool.files import whole_file, write_whole
 from shards_tool.progress import progress_bar
-from shards_tool.schema import INDEX, INDEX_DTYPE, SPLITS, validate_record
+from shards_tool.schema import INDEX, INDEX_DTYPE, SPLITS, read_record
 from shards_tool.shard import index_entry
 from shards_tool.tables import file_sha256, write_index_header
 from shards_tool.tar import idx_text
@@ -76,7 +75,7 @@ def read_shard(check: ShardCheck, step: Step) -> _Read:
             for place, (key, members) in enumerate(samples.items()):
                 step(key)
                 text = content[members[2].offset : members[2].offset + members[2].size]
-                entries[place] = index_entry(validate_record(json.loads(text)), check.number, members)
+                entries[place] = index_entry(read_record(text), check.number, members)
     except (OSError, IndexError, ValueError) as error:
         raise ValueError(f"{check.split}/{check.name}: {error}; its source has to be built again") from error
     return _Read(entries=entries.tobytes(), idx=idx_text(list(samples.values())))

@@ -17,7 +17,9 @@ films and for a hundred million, with the offset and CRC-32 of each file inside 
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -31,6 +33,11 @@ IMAGE_SIDE = 1280
 CONTOUR_SCALE = 8
 """The contour picture has 1/8 of the image's side."""
 CONTOUR_OUTSIDE, CONTOUR_CHEST, CONTOUR_LUNG = 0, 128, 255
+
+MOST_RECORD_BYTES = 2**20
+"""Of a `KEY.json`; a page of text has about 3,000."""
+MOST_MANIFEST_BYTES = 2**28
+"""Of `manifest.json`; one of 40,000 shards has about 2**23."""
 
 KEY_LENGTH = 16
 """Lower-case hexadecimal digits of a sample's key."""
@@ -109,6 +116,23 @@ class SampleRecord:
     """What the film looks like: 256 bits in hexadecimal digits, not keyed (`shards_tool/likeness.py`)."""
     duplicate_group: str = ""
     """The lowest key of the films that show nearly the same picture, which are all in one split; or ""."""
+
+
+def parse_json(text: bytes, most: int) -> Any:  # noqa: ANN401  any JSON
+    """The content of a JSON file of at most `most` bytes. Raises ValueError for everything else."""
+    if len(text) > most:
+        raise ValueError(f"{len(text)} bytes of JSON, more than {most}")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"damaged JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError("damaged JSON: nested too deeply") from error
+
+
+def read_record(text: bytes) -> SampleRecord:
+    """The record in the bytes of a `KEY.json`. Raises ValueError that says what is wrong with it."""
+    return validate_record(parse_json(text, MOST_RECORD_BYTES))
 
 
 def validate_record(content: object) -> SampleRecord:

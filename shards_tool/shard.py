@@ -12,7 +12,7 @@ import numpy as np
 
 from shards_tool.files import whole_file, write_whole
 from shards_tool.ledger_rows import Piece, Planned, ShardFile
-from shards_tool.schema import INDEX_DTYPE, SampleRecord, shard_name
+from shards_tool.schema import INDEX_DTYPE, MOST_RECORD_BYTES, SampleRecord, shard_name
 from shards_tool.settings import BuildStoppedError
 from shards_tool.tar import Member, TarWriter, idx_text
 from shards_tool.workers import Step
@@ -124,7 +124,11 @@ def record_of(planned: Planned, facts: str) -> SampleRecord:
 
 
 def record_text(record: SampleRecord) -> str:
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
+    """The content of its `KEY.json`. Raises ValueError where that would be larger than the format allows."""
+    text = json.dumps(dataclasses.asdict(record), ensure_ascii=False, sort_keys=True)
+    if len(text.encode()) > MOST_RECORD_BYTES:
+        raise ValueError(f"{record.key}: its record has {len(text.encode())} bytes; shorten its report")
+    return text
 
 
 def index_entry(record: SampleRecord, shard: int, members: list[Member]) -> np.void:

@@ -30,8 +30,8 @@ from shards_tool.schema import (
     QUARANTINE,
     SAMPLES,
     SPLITS,
+    read_record,
     shard_name,
-    validate_record,
 )
 from shards_tool.settings import BuildSettings, BuildSummary
 from shards_tool.shard import ShardTask, ShardWriter, Stored
@@ -206,5 +206,5 @@ def _stored(root: Path, split: str, entry: np.void) -> Stored:
     )
     with (root / name).open("rb") as file:
         file.seek(text.offset)
-        record = validate_record(json.loads(file.read(text.size)))
+        record = read_record(file.read(text.size))
     return Stored(record=record, file=name, image=image, contour=contour)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import mmap
 import os
 import tarfile
@@ -30,9 +29,12 @@ from shards_tool.schema import (
     INDEX,
     INDEX_DTYPE,
     MANIFEST,
+    MOST_MANIFEST_BYTES,
+    MOST_RECORD_BYTES,
     QUARANTINE,
     SAMPLES,
     SPLITS,
+    parse_json,
     validate_record,
 )
 from shards_tool.shard import index_entry
@@ -134,7 +136,10 @@ def read_manifest(root: Path) -> dict:
         state = "an unfinished build: run its command again" if (root / ".build").is_dir() else "no data set"
         raise ValueError(f"{root} has no {MANIFEST}: it is {state}")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes(), MOST_MANIFEST_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
         version = manifest["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}; this program reads version {FORMAT_VERSION}")
@@ -143,7 +148,7 @@ def read_manifest(root: Path) -> dict:
                 assert shard["name"].startswith("shard-") and "/" not in shard["name"]
                 assert shard["samples"] > 0 and shard["bytes"] > 0 and len(shard["sha256"]) == 64
         assert manifest["settings"]["side"] > 0 and manifest["counts"] and manifest["tables"]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path} is damaged: {error or 'a value is out of range'}") from error
     return manifest
 
@@ -367,10 +372,7 @@ def _check_sample(check: ShardCheck, key: str, members: list[Member], content: m
     if check.pictures:
         _check_pictures(check, *(content[m.offset : m.offset + m.size] for m in members[:2]))
     text = content[members[2].offset : members[2].offset + members[2].size]
-    try:
-        content_of_json = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"damaged JSON: {error}") from error
+    content_of_json = parse_json(text, MOST_RECORD_BYTES)
     record = validate_record(content_of_json)
     if record.key != key:
         raise ValueError(f"its record is that of {record.key}")

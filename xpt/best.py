@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from xpt.batches import whole_frames
 from xpt.data.index import open_shards
 from xpt.distributed import Rank
 from xpt.finetune_config import FinetuneConfig, from_json
 from xpt.models.classifier import Classifier
+from xpt.models.init import read_saved
 from xpt.predictions import Predictions
 from xpt.tasks.recognition import Labelled, Recognition, predict
 
@@ -34,12 +33,12 @@ class Trained:
 def load_best(run: Path, data: str, rank: Rank) -> Trained:
     """The model of `RUN/best.pt`; `data` is the folder of shards, "" for that of the run.
 
-    Raises ValueError where there is none, or where its data set is gone.
+    Raises ValueError where there is none, where it is damaged, or where its data set is gone.
     """
     path = run / BEST
     if not path.is_file():
         raise ValueError(f"{path}: no such file; wanted a run folder of xpt-finetune that has validated")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_saved(path)
     config = from_json(content["config"])
     root = Path(data or config.data.path)
     task = Recognition(config, open_shards(root, "train"), open_shards(root, "val"))

@@ -169,11 +169,6 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
             f"{job.zero_stage}, and the optimizer's state cannot cross stages. Give a --ds_config of the "
             "stage that wrote it, or another --run_dir to start anew."
         )
-    if job.zero_stage == 3 and description["world_size"] != job.world_size:
-        raise ValueError(
-            f"{checkpoint.folder}: written by {description['world_size']} ranks, now {job.world_size}. Under "
-            "ZeRO 3 only the same number goes on: start that many, or another --run_dir."
-        )
     if job.config.allow_config_change:
         return
     different = differing_fields(job.config, description["config"])

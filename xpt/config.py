@@ -43,6 +43,9 @@ class DataConfig:
     are judged as if 1,000 had been read."""
     max_bad_run: int = field(default=16, metadata=OPERATIONAL)
     """Damaged films in a row for one place in a batch before training stops."""
+    read_patience: float = field(default=300.0, metadata=OPERATIONAL)
+    """Seconds that a failing read is tried again, before the film counts as damaged (where the rest of the
+    data set can be read) or training stops (where it cannot)."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -51,6 +54,7 @@ class DataConfig:
             check(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share in [0, 1]")
         for name in ("window_shards", "threads", "readers", "prefetch", "max_bad_run"):
             check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "at least 1")
+        check(self.read_patience >= 0, "data.read_patience", self.read_patience, "0 or more seconds")
 
     @property
     def augments(self) -> bool:
@@ -217,6 +221,9 @@ class TrainConfig:
     """Between two checkpoints; one is also written at the end."""
     checkpoint_minutes: float = field(default=30.0, metadata=OPERATIONAL)
     """Longest time between two checkpoints."""
+    hang_minutes: float = field(default=30.0, metadata=OPERATIONAL)
+    """Longest time that a step, a validation, a checkpoint or a collective may take. Half-way each rank
+    writes to RUN/stacks what its threads are doing; then the job ends, and can go on as after any crash."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
     """How many of the newest checkpoints stay on disk, beside the one of the lowest validation loss."""
     keep_every_images: int = field(default=0, metadata=OPERATIONAL)
@@ -226,7 +233,7 @@ class TrainConfig:
         counts = ("images", "batch", "micro_batch", "log_images", "eval_films", "checkpoint_images")
         for name in (*counts, "keep_checkpoints", "max_skipped"):
             check(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        for name in ("base_lr", "checkpoint_minutes"):
+        for name in ("base_lr", "checkpoint_minutes", "hang_minutes"):
             check(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "more than 0")
         for name in (
             "min_lr",

@@ -18,8 +18,6 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
@@ -34,10 +32,11 @@ class Rank:
         return self.index == 0
 
 
-def start() -> Rank:
+def start(minutes: float = 30.0) -> Rank:
     """Join the job's process group: NCCL where there is a GPU, gloo elsewhere.
 
-    Raises ValueError where a rank of a job on GPUs has no GPU of its own.
+    A collective that takes longer than `minutes` ends the process. Raises ValueError where a rank of a job
+    on GPUs has no GPU of its own.
     """
     environment = _environment()
     os.environ.update(environment)
@@ -53,7 +52,7 @@ def start() -> Rank:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=minutes))
     return Rank(index=dist.get_rank(), count=dist.get_world_size(), device=device)
 
 

@@ -23,12 +23,9 @@ def universal_copy(checkpoint: Path) -> Path:
     copy = checkpoint.with_name(f".{checkpoint.name}.universal.tmp")
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
-    # A process of its own: the conversion prints, forks, and leaves its memory behind.
-    command = [
-        *(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"),
-        *("--input_folder", str(checkpoint / "state"), "--output_folder", str(copy / "state")),
-        *("--num_extract_workers", "1", "--num_merge_workers", "1"),
-    ]
+    # A process of its own: the conversion prints and leaves its memory behind.
+    program = "import sys; from xpt.engine import convert_to_universal as c; c(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(checkpoint), str(copy)]
     done = subprocess.run(
         command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -5,23 +5,34 @@ comes from `xpt.config`, so that two places can never disagree: a JSON that sets
 configuration owns is refused.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
 import io
 import json
 import logging
+import os
+import pickle
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import deepspeed
 import torch
+import torch.distributed as dist
+from deepspeed.checkpoint import ds_to_universal
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.engine import DeepSpeedEngine as Engine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero import stage3, stage_1_and_2
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import nn
+from torch.distributed import distributed_c10d
 
 from xpt.config import RunConfig, TrainConfig
 from xpt.distributed import Rank
@@ -41,6 +52,8 @@ OWNED_BY_CONFIG = {
     "data_types": "--train.precision",
     "steps_per_print": "--train.log_images",
 }
+IN_CHECKPOINTS = [LossScaler, ZeroStageEnum, fragment_address]
+"""DeepSpeed's classes that its checkpoints hold, beside tensors and plain data. They only keep values."""
 R = TypeVar("R", bound=RunConfig)
 OF_THE_JSON = (
     "zero_optimization",
@@ -151,6 +164,9 @@ def start_engine(
         },
     )
     _skip_steps_that_are_not_finite(optimizer, engine)
+    # DeepSpeed's own process group would keep PyTorch's time-out (10 minutes for NCCL).
+    set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+    set_timeout(timedelta(minutes=train.hang_minutes), engine.data_parallel_group)
     return engine
 
 
@@ -206,7 +222,18 @@ def load_state(engine: Engine, folder: Path, *, universal: bool = False) -> dict
     """
     configuration: Any = engine._config
     configuration.load_universal_checkpoint = universal
-    loaded, client = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
+    optimizer: Any = engine.optimizer
+    ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    with only_weights():
+        loaded, client = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
+    if universal:
+        # Under ZeRO 3 DeepSpeed gives every group the settings of the first, weight decay too, and all
+        # parameters one and the same tensor to count their steps in.
+        for group, settings in zip(optimizer.param_groups, ours, strict=True):
+            group.update(settings)
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
     assert loaded is not None, folder
     assert client is not None
     return client.get("beside", {})
@@ -222,6 +249,47 @@ def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
 
 def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The model's float32 weights in a checkpoint of any ZeRO stage, put together from all ranks' shares."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it chats
+    chat = io.StringIO()
+    with only_weights(), contextlib.redirect_stdout(chat), contextlib.redirect_stderr(chat):
         weights: Any = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state")
     return dict(weights)
+
+
+def convert_to_universal(folder: str, copy: str) -> None:
+    """Write the state under `folder` to `copy` with every parameter whole. Leaves memory behind."""
+    with only_weights():
+        ds_to_universal.main(
+            argparse.Namespace(
+                input_folder=str(Path(folder) / "state"),
+                output_folder=str(Path(copy) / "state"),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+
+
+@contextlib.contextmanager
+def only_weights() -> Iterator[None]:
+    """Within, `torch.load` refuses a pickle that holds more than weights: unpickling can run any program.
+
+    DeepSpeed asks PyTorch for whole pickles wherever it reads a checkpoint; the variable outweighs that.
+    Raises ValueError for what is refused.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with torch.serialization.safe_globals(IN_CHECKPOINTS):
+            yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"a file of the checkpoint holds more than weights, and was not loaded: {error}"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -40,10 +40,12 @@ from xpt.models.classifier import Classifier
 from xpt.models.init import load_encoder, read_weights
 from xpt.saved import newest
 from xpt.schedule import layer_groups, learning_rate
+from xpt.stragglers import Stragglers
 from xpt.tasks.frozen import fit_frozen
 from xpt.tasks.recognition import SCORE, Recognition
 from xpt.telemetry import Pace, RunLog, write_provenance
 from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
+from xpt.watchdog import Watchdog
 
 log = logging.getLogger("xpt")
 
@@ -92,16 +94,23 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         run_log = RunLog(run, images)
 
     interval, pace, saved_at, waited = Interval(rank.device), Pace(images, last), time.monotonic(), 0.0
-    hands = Hands(rank.device)
-    with training_batches(task.train_set, config, rank, start=images) as batches:
+    hands, ranks = Hands(rank.device), Stragglers(rank.device, rank=rank.index, world_size=rank.count)
+    with (
+        training_batches(task.train_set, config, rank, start=images) as batches,
+        Watchdog(run, rank.index, seconds=60 * settings.hang_minutes) as watch,
+    ):
         while images < last:
             step = images // settings.global_batch
+            watch.begin(f"step {step}")
             rate = learning_rate(images, settings)
             set_learning_rate(engine, rate)
             for micro_step in range(accumulation):
+                watch.phase = "waiting for films"
                 batch = next(batches)
+                watch.phase = "computing"
                 seed_draws(settings.seed, images, micro_step, rank.index)
-                loss, loss_B = task.loss(engine, batch)
+                with ranks:
+                    loss, loss_B = task.loss(engine, batch)
                 engine.backward(loss)
                 engine.step()  # moves the weights at the last micro-batch only
                 interval.add_losses(step, batch.keys, loss_B)
@@ -122,9 +131,11 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
                 checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
                 world_size=rank.count,
             )
+            slowest = ranks.close(wait_seconds=batches.wait_seconds - waited, retries=batches.retries)
             waited = batches.wait_seconds
             if run_log is not None:
-                report_progress(run_log, pace, report, images, last, rate)
+                report_progress(run_log, pace, report, slowest, images, last, rate)
+            watch.begin(f"validation or checkpoint after {images} images")
             if validates_now:
                 best = validate(engine, task, config, rank, run_log, images, best, ema)
             if saves or report.checkpoint_due or report.asked_to_stop:

@@ -14,6 +14,8 @@ from typing import Any
 
 log = logging.getLogger("xpt")
 DESCRIPTION = "checkpoint.json"
+MOST_DESCRIPTION_BYTES = 2**26
+"""One of a thousand ranks has about 2**18."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,7 @@ def read(folder: Path) -> Checkpoint:
 
     Raises ValueError or OSError where the description cannot be read.
     """
-    description = json.loads((folder / DESCRIPTION).read_text())
-    if not isinstance(description, dict) or sealed(description) != description:
-        raise ValueError(f"{folder / DESCRIPTION}: does not have its checksum")
-    return Checkpoint(folder=folder, description=description)
+    return Checkpoint(folder=folder, description=_description(folder / DESCRIPTION))
 
 
 def fault_of(folder: Path) -> str | None:
@@ -86,12 +85,7 @@ def fault_of(folder: Path) -> str | None:
     Raises ValueError where that cannot be told because the file system does not answer.
     """
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        if not isinstance(description, dict):
-            return f"{DESCRIPTION} holds a {type(description).__name__}"
-        if sealed(description) != description:
-            return f"{DESCRIPTION} does not have its checksum"
-        for name, digest in description["files"].items():
+        for name, digest in _description(folder / DESCRIPTION)["files"].items():
             if hash_of(folder / name) != digest:
                 return f"{name} does not have its checksum"
     except FileNotFoundError as error:
@@ -102,8 +96,24 @@ def fault_of(folder: Path) -> str | None:
             "the file system and run the same command, or move its folder away to use the one before."
         ) from error
     except ValueError as error:
-        return f"{DESCRIPTION} cannot be read: {error}"
+        return str(error)
     return None
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """What the file says of its checkpoint, checked. Raises ValueError or OSError."""
+    if path.stat().st_size > MOST_DESCRIPTION_BYTES:
+        raise ValueError(f"{path}: more than {MOST_DESCRIPTION_BYTES} bytes")
+    try:
+        description = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(description, dict) or sealed(description) != description:
+        raise ValueError(f"{path}: does not have its checksum")
+    named = [Path(name) for name in description["files"]]
+    if any(name.is_absolute() or ".." in name.parts for name in named):
+        raise ValueError(f"{path}: names files outside its folder")
+    return description
 
 
 def sealed(description: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,9 @@ from xpt.models.mae import MAE
 from xpt.run_page import PAGE
 from xpt.schedule import learning_rate, parameter_groups
 from xpt.stability import Watch, handle_skipped
+from xpt.stragglers import Slowest, Stragglers
 from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
+from xpt.watchdog import Watchdog
 
 log = logging.getLogger("xpt")
 CRASHED = 1
@@ -70,7 +72,7 @@ def run_job(parse: Callable[[list[str]], R], job: Callable[[R, dict[str, Any], R
     try:
         config = parse(sys.argv[1:])
         ds = read_ds_config(config.ds_config)
-        rank = distributed.start()
+        rank = distributed.start(config.train.hang_minutes)
         status = job(resolved(config, rank.device), ds, rank)
     except (ValueError, OSError, NonFiniteError, DataError) as error:
         # The message says what to do; a traceback would only hide it.
@@ -122,21 +124,29 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     needed = work(config).training / (rank.count * peak_flops(rank.device))  # seconds per image at the peak
     interval, pace = Interval(rank.device), Pace(images, last)
     saved_at, waited = time.monotonic(), 0.0
-    hands, watch = Hands(rank.device), Watch(settings.max_skipped, beside.get("watch"))
-    with training_batches(train_set, config, rank, start=images) as batches:
+    hands, ranks = Hands(rank.device), Stragglers(rank.device, rank=rank.index, world_size=rank.count)
+    watch = Watch(settings.max_skipped, beside.get("watch"))
+    with (
+        training_batches(train_set, config, rank, start=images) as batches,
+        Watchdog(run, rank.index, seconds=60 * settings.hang_minutes) as watchdog,
+    ):
         while images < last:
             step = images // settings.global_batch
+            watchdog.begin(f"step {step}")
             rate = learning_rate(images, settings)
             set_learning_rate(engine, rate)
             for _ in range(accumulation):
+                watchdog.phase = "waiting for films"
                 batch = next(batches)
-                prediction = engine(
-                    batch.image_BCHW,
-                    region_of(batch, config),
-                    batch.is_valid_BL,
-                    batch.position_B,
-                    settings.seed,
-                )
+                watchdog.phase = "computing"
+                with ranks:
+                    prediction = engine(
+                        batch.image_BCHW,
+                        region_of(batch, config),
+                        batch.is_valid_BL,
+                        batch.position_B,
+                        settings.seed,
+                    )
                 # A loss that is not finite makes the gradient so, and the step is skipped.
                 engine.backward(prediction.loss * (1 + 0 * prediction.loss.detach()))
                 engine.step()  # moves the weights at the last micro-batch only
@@ -160,10 +170,12 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
                 checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
                 world_size=rank.count,
             )
+            slowest = ranks.close(wait_seconds=batches.wait_seconds - waited, retries=batches.retries)
             waited = batches.wait_seconds
             watch.add_loss(report.loss)
             if run_log is not None:
-                report_progress(run_log, pace, report, images, last, rate, needed, watch.counts)
+                report_progress(run_log, pace, report, slowest, images, last, rate, needed, watch.counts)
+            watchdog.begin(f"validation or checkpoint after {images} images")
             val_loss = evidence.collect(engine, images) if validates_now else None
             # Among steps that are skipped a checkpoint would be one that it makes no sense to go back to.
             saves = (saves or report.checkpoint_due) and not watch.in_a_row
@@ -286,6 +298,7 @@ def report_progress(
     run_log: RunLog,
     pace: Pace,
     report: Report,
+    slowest: Slowest,
     images: int,
     last: int,
     rate: float,
@@ -306,10 +319,11 @@ def report_progress(
         "peak_memory_gb": peak_memory_gb(),
         "replaced": report.replaced,
         **(counts or {}),
+        **slowest.scalars(),
     }
     run_log.scalars(images, scalars)
     log.info(
-        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s%s  waited %.1f s  %s left",
+        "%s/%s images  %3.0f%%  loss %.4f  lr %.2e  grad %.2f  %.3g images/s%s  waited %.1f s%s  %s left",
         f"{images:,}",
         f"{last:,}",
         100 * images / last,
@@ -319,6 +333,7 @@ def report_progress(
         per_second,
         f"  MFU {needed * per_second:.0%}" if is_counted else "",
         report.wait_seconds,
+        slowest.line(),
         left,
     )
 

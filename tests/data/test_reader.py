@@ -1,5 +1,9 @@
+import errno
+import gc
 import logging
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,9 +12,10 @@ import pytest
 
 from shards_tool import schema
 from tests.data.conftest import SIDE, Film, encoded, random_film, write_shards
+from xpt.data import reader as reader_module
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.order import reserve
-from xpt.data.reader import DamagedSampleError, SampleSource, ShardReader
+from xpt.data.reader import DamagedSampleError, DataError, SampleSource, ShardReader
 
 
 def damage(shards: ShardSet, row: int, part: str, at: int = 30) -> None:
@@ -29,8 +34,24 @@ def edit_index(folder: Path, row: int, **values: object) -> None:
     np.save(path, rows)
 
 
-def source(shards: ShardSet, *, max_bad_share: float = 1.0, max_bad_run: int = 8) -> SampleSource:
-    return SampleSource(shards, seed=11, max_bad_share=max_bad_share, max_bad_run=max_bad_run)
+def source(
+    shards: ShardSet, *, max_bad_share: float = 1.0, max_bad_run: int = 8, patience: float = 0.0
+) -> SampleSource:
+    return SampleSource(
+        shards, seed=11, max_bad_share=max_bad_share, max_bad_run=max_bad_run, patience=patience
+    )
+
+
+def fail_reads(monkeypatch: pytest.MonkeyPatch, times: int, number: int = errno.EIO) -> None:
+    """The next `times` reads of shards end in the error `number`."""
+    left, pread = iter(range(times)), os.pread
+
+    def fails(descriptor: int, size: int, offset: int) -> bytes:
+        if next(left, None) is not None:
+            raise OSError(number, os.strerror(number))
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", fails)
 
 
 def test_reads_the_bytes_that_were_written(tmp_path: Path):
@@ -72,8 +93,8 @@ def test_missing_shard_is_named(shard_folder: Path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"image_offset": 2**63}, "image: OverflowError"),
-        ({"image_offset": 2**62}, "image: "),
+        ({"image_offset": 2**63}, "image: index says up to byte 9223372036854"),
+        ({"contour_offset": 2**40}, r"contour: index says up to byte 1099511\d+, the shard has \d{5}$"),
         ({"image_size": 2**32 - 1}, "image: index says 4294967295 bytes"),
         ({"image_size": 0}, "image: "),
         ({"contour_size": 0, "contour_crc32": 0}, "contour: neither JPEG nor PNG"),
@@ -159,6 +180,7 @@ def test_threads_share_few_open_files(tmp_path: Path):
     def open_files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # readers of other tests close their files
     before = open_files()
     reader = ShardReader(shards)
     rows = np.random.default_rng(0).integers(0, 300, 1500).tolist()
@@ -168,3 +190,66 @@ def test_threads_share_few_open_files(tmp_path: Path):
     assert 0 < open_files() - before <= 128
     reader.close()
     assert open_files() == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_read_that_fails_for_a_while_is_tried_again(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+):
+    monkeypatch.setattr(reader_module, "_FIRST_PAUSE", 0.01)
+    fail_reads(monkeypatch, 4, number)
+    films = source(open_shards(shard_folder, "train"), patience=10.0)
+    sample = films.fetch(0, 6)
+    assert (sample.row, sample.is_stand_in) == (6, False)
+    assert (films.retries, films.replaced) == (4, 0)
+    (message,) = caplog.messages
+    assert "shard-000001.tar" in message and os.strerror(number) in message
+
+
+def test_a_film_that_stays_unreadable_among_others_is_replaced(
+    shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Tries at 0, 0.1, 0.3 seconds; the next would come after 0.7.
+    fail_reads(monkeypatch, 3)
+    films = source(open_shards(shard_folder, "train"), patience=0.5)
+    assert films.fetch(0, 6).is_stand_in
+    assert films.retries == 3
+    assert "OSError" in films.faults[0].reason
+
+
+def test_a_missing_shard_is_replaced_without_waiting(shard_folder: Path):
+    shards = open_shards(shard_folder, "train")
+    shards.shard_path(1).unlink()
+    films, started = source(shards, patience=60.0), time.monotonic()
+    assert films.fetch(0, 6).is_stand_in
+    assert time.monotonic() - started < 5
+
+
+def test_a_data_set_that_is_away_is_waited_for(shard_folder: Path):
+    shards = open_shards(shard_folder, "train")
+    away = shard_folder.rename(shard_folder.with_name("away"))
+    films = source(shards, patience=30.0)
+    threading.Timer(0.5, lambda: away.rename(shard_folder)).start()
+    assert not films.fetch(0, 6).is_stand_in
+    assert films.replaced == 0
+
+
+def test_a_data_set_that_stays_away_stops_and_damages_nothing(shard_folder: Path):
+    shards = open_shards(shard_folder, "train")
+    shard_folder.rename(shard_folder.with_name("away"))
+    films = source(shards, patience=0.2)
+    with pytest.raises(DataError, match=r"shard-000001.tar: No such file.*manifest.json cannot.*Mend"):
+        films.fetch(0, 6)
+    assert films.replaced == 0
+
+
+def test_closing_does_not_wait_for_the_file_system(shard_folder: Path):
+    shards = open_shards(shard_folder, "train")
+    shard_folder.rename(shard_folder.with_name("away"))
+    films = source(shards, patience=600.0)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(films.fetch, 0, 6)
+        while not films.retries:
+            time.sleep(0.01)
+        films.give_up()
+        assert isinstance(reading.exception(timeout=5), DataError)

@@ -138,6 +138,8 @@ def png(pixels: np.ndarray) -> bytes:
         (".jpg", png(np.zeros((64, 64, 3), np.uint8)), "the image is (64, 64, 3)"),
         (".contour.png", png(np.full((8, 8), 7, np.uint8)), "other values than 0, 128 and 255"),
         (".json", b"{", "damaged JSON"),
+        (".json", b"[" * 200_000, "nested too deeply"),
+        (".json", b" " * 2**20 + b"{}", "1048578 bytes of JSON, more than 1048576"),
         (".json", b"{}", "fields missing"),
     ],
 )

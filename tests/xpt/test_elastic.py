@@ -40,7 +40,7 @@ def forker() -> Iterator[Forker]:
     forker.close()
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.soak), 2])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.soak), 2, 3])
 def test_one_two_four_and_two_ranks_in_turn_train_as_one_does(
     forker: Forker, shards: Path, tmp_path: Path, undisturbed: Path, stage: int
 ):

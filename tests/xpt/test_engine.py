@@ -1,12 +1,25 @@
 import json
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
 from tests.conftest import ROOT
 from xpt.config import Config, ModelConfig, TrainConfig
-from xpt.engine import OWNED_BY_CONFIG, read_ds_config, resolved, zero_stage
+from xpt.engine import (
+    OWNED_BY_CONFIG,
+    Engine,
+    checkpoint_weights,
+    convert_to_universal,
+    load_state,
+    read_ds_config,
+    resolved,
+    zero_stage,
+)
+from xpt.models.init import read_saved
 
 
 @pytest.mark.parametrize(("name", "stage"), [("zero1", 1), ("zero2", 2), ("zero3", 3), ("zero3_offload", 3)])
@@ -61,3 +74,45 @@ def test_flash_attention_is_refused_where_it_cannot_run():
     with pytest.raises(ValueError, match="got fp32 on cpu"):
         resolved(config, torch.device("cpu"))
     assert resolved(config, torch.device("cuda")).model.attention == "flash_attn"
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+class Reading(Engine):
+    """Of DeepSpeed's engine only what reads a file."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self._config = SimpleNamespace()
+
+    def load_checkpoint(self, load_dir, tag=None, *_, **__):
+        return "", TorchCheckpointEngine(None).load(f"{load_dir}/{tag}/mp_rank_00_model_states.pt")
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda folder: load_state(Reading(), folder),
+        checkpoint_weights,
+        lambda folder: convert_to_universal(str(folder), str(folder / "copy")),
+        lambda folder: read_saved(folder / "state" / "mp_rank_00_model_states.pt"),
+    ],
+    ids=["resume", "export", "another number of ranks", "--init"],
+)
+def test_a_checkpoint_that_would_run_a_program_is_refused(load, tmp_path: Path):
+    (tmp_path / "state").mkdir()
+    for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        torch.save({"module": {}, "evil": Evil(tmp_path / "mark")}, tmp_path / "state" / name)
+    with pytest.raises(ValueError, match=r"more than weights|no file of weights"):
+        load(tmp_path)
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(pickle.dumps(Evil(tmp_path / "mark")))  # the trap works
+    assert (tmp_path / "mark").exists()

@@ -70,6 +70,10 @@ DAMAGE = {
     "missing file": lambda f: (f / "state" / "model.pt").unlink(),
     "missing description": lambda f: (f / DESCRIPTION).unlink(),
     "half a description": lambda f: (f / DESCRIPTION).write_text('{"images": 20'),
+    "description of files elsewhere": lambda f: (f / DESCRIPTION).write_text(
+        json.dumps(sealed(json.loads((f / DESCRIPTION).read_text()) | {"files": {"../../../model.pt": "0"}}))
+    ),
+    "endless description": lambda f: (f / DESCRIPTION).write_text("[" * 200_000),
     "description of another kind": lambda f: (f / DESCRIPTION).write_text("[1]"),
     "changed description": lambda f: (f / DESCRIPTION).write_text(
         (f / DESCRIPTION).read_text().replace('"images": 20', '"images": 21')

@@ -6,7 +6,6 @@ hundred million.
 
 import dataclasses
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +130,7 @@ def _read_manifest(root: Path) -> bytes:
 
 def _parse_manifest(manifest_bytes: bytes, path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(manifest_bytes)
+        manifest = schema.parse_json(manifest_bytes, schema.MOST_MANIFEST_BYTES)
     except ValueError as error:
         raise ValueError(f"{path}: damaged, not JSON ({error}); {_HOW_TO_CHECK}") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
@@ -178,10 +177,12 @@ def _is_count(value: object) -> bool:
 
 def _map_index(path: Path) -> np.ndarray:
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file, but the manifest counts it; {_HOW_TO_CHECK}") from None
-    except (ValueError, EOFError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read, {error.strerror}; mend the file system") from error
+    except Exception as error:  # numpy reads the header with Python's parser, which raises many kinds
         raise ValueError(f"{path}: damaged, {error}; {_HOW_TO_CHECK}") from None
     if rows.dtype != np.dtype(schema.INDEX_DTYPE) or rows.ndim != 1:
         raise ValueError(

@@ -39,8 +39,8 @@ class BatchLoader:
     """Iterates over batches; made by `train_loader` or `evaluation_loader`. Close it, or use it in `with`.
 
     `is_training` crops and mirrors, and lets stand-ins of damaged films count. Iteration raises
-    DataError where too many films are damaged, or where DALI cannot decode one although its bytes are
-    those that were written.
+    DataError where too many films are damaged, where the file system does not answer, or where DALI cannot
+    decode a film although its bytes are those that were written.
     """
 
     def __init__(
@@ -66,7 +66,11 @@ class BatchLoader:
         self._is_training = is_training
         self._device = device
         self._source = SampleSource(
-            shards, seed=seed, max_bad_share=data.max_bad_share, max_bad_run=data.max_bad_run
+            shards,
+            seed=seed,
+            max_bad_share=data.max_bad_share,
+            max_bad_run=data.max_bad_run,
+            patience=data.read_patience,
         )
         self._reading: deque[tuple[_Request, list[Future[Sample]]]] = deque()
         self._decoding: deque[tuple[_Request, list[Sample], Windows]] = deque()
@@ -89,6 +93,11 @@ class BatchLoader:
         return self._source.replaced
 
     @property
+    def retries(self) -> int:
+        """Reads that failed and were tried again so far."""
+        return self._source.retries
+
+    @property
     def faults(self) -> list[Fault]:
         """The first replacement of each damaged film."""
         return self._source.faults
@@ -108,6 +117,7 @@ class BatchLoader:
 
     def close(self) -> None:
         """End the threads and close the files."""
+        self._source.give_up()
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._pipeline.close()
         self._source.close()

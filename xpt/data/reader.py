@@ -4,12 +4,16 @@ A film is two positioned reads, at offsets that the index holds; the tar around 
 Everything that could stop the decoder is checked here: CRC-32, header, content box. What fails is
 replaced by rule (`order.reserve`), logged once, counted, and past a limit it stops the run: never a
 crash on the first damaged film, never a silent skip, never an endless search.
+
+A file system that does not answer for a while damages no film: the read is tried again, ever more
+slowly, and past `data.read_patience` the run stops. Whether it answers is judged by the manifest.
 """
 
 import dataclasses
 import logging
 import os
 import threading
+import time
 import weakref
 import zlib
 from collections import OrderedDict
@@ -31,6 +35,7 @@ _OPEN_SHARDS = 128
 # An index entry that asks for more is damaged: a 16-bit PNG of noise has 2 bytes per pixel.
 _MOST_BYTES_PER_PIXEL = 3
 _HEADER_ALLOWANCE = 1 << 16
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0  # seconds between two tries of a read
 # The share of damaged films is judged as if at least this many had been read.
 _FEWEST_READ = 1000
 
@@ -70,14 +75,22 @@ class DamagedSampleError(Exception):
 class ShardReader:
     """Reads samples of one split. Threads may share it."""
 
-    def __init__(self, shards: ShardSet) -> None:
+    def __init__(self, shards: ShardSet, *, patience: float = 0.0) -> None:
+        """A read that fails is tried again for `patience` seconds."""
         self._shards = shards
+        self._patience = patience
         self._contour_side = shards.side // schema.CONTOUR_SCALE
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._is_closing = threading.Event()
+        self.retries = 0
+        """Reads that failed and were tried again."""
 
     def read(self, row: int) -> Sample:
-        """The sample at `row` of the index. Raises DamagedSampleError with the reason."""
+        """The sample at `row` of the index.
+
+        Raises DamagedSampleError with the reason, or DataError where the file system does not answer.
+        """
         record = self._shards.rows[row]
         side = self._shards.side
         top, left, bottom, right = record["box"].tolist()
@@ -97,7 +110,12 @@ class ShardReader:
         """Place of the row's shard in the split's list."""
         return int(np.searchsorted(self._shards.row_starts, row, side="right")) - 1
 
+    def give_up(self) -> None:
+        """Reads that are waiting for the file system fail at once."""
+        self._is_closing.set()
+
     def close(self) -> None:
+        self.give_up()
         with self._lock:
             self._open.clear()
 
@@ -106,9 +124,13 @@ class ShardReader:
         most = _MOST_BYTES_PER_PIXEL * side * side + _HEADER_ALLOWANCE
         if size > most:
             raise DamagedSampleError(f"{part}: index says {size} bytes, more than {most}")
+        shard = self.shard_of(row)
+        end, length = offset + size, int(self._shards.shard_bytes[shard])
+        if end > length:
+            raise DamagedSampleError(f"{part}: index says up to byte {end}, the shard has {length}")
         try:
-            data = self._open_shard(self.shard_of(row)).read(size, offset)
-        except (OSError, OverflowError) as error:
+            data = self._patiently(shard, size, offset)
+        except OSError as error:
             raise DamagedSampleError(f"{part}: {type(error).__name__}, {error}") from error
         if len(data) != size:
             raise DamagedSampleError(f"{part}: shard ends early, got {len(data)} bytes, wanted {size}")
@@ -119,6 +141,44 @@ class ShardReader:
         except ValueError as error:
             raise DamagedSampleError(f"{part}: {error}") from error
         return data
+
+    def _patiently(self, shard: int, size: int, offset: int) -> bytes:
+        """Up to `size` bytes of the shard.
+
+        Raises OSError where this shard alone cannot be read, DataError where the file system is away.
+        """
+        started, pause = time.monotonic(), _FIRST_PAUSE
+        while True:
+            try:
+                return self._open_shard(shard).read(size, offset)
+            except OSError as error:
+                path, waited = self._shards.shard_path(shard), time.monotonic() - started
+                with self._lock:
+                    self._open.pop(shard, None)  # a stale handle stays stale
+                    self.retries += 1
+                    retries = self.retries
+                if isinstance(error, FileNotFoundError) and self._answers():
+                    raise
+                if waited + pause > self._patience or self._is_closing.is_set():
+                    if self._answers():
+                        raise
+                    raise DataError(
+                        f"{path}: {error.strerror or error}, for {waited:.0f} s, and {schema.MANIFEST} "
+                        "cannot be read either. Mend the file system and run the same command, which goes "
+                        "on from the last checkpoint; --data.read_patience sets how long it waits."
+                    ) from error
+                if pause == _FIRST_PAUSE:
+                    _log.warning("%s: %s; trying again (%d so far)", path, error.strerror or error, retries)
+            self._is_closing.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _answers(self) -> bool:
+        """Whether the file system that holds the data set can be read at all."""
+        try:
+            with (self._shards.root / schema.MANIFEST).open("rb") as file:
+                return len(file.read(1)) == 1
+        except OSError:
+            return False
 
     def _open_shard(self, shard: int) -> "_OpenShard":
         with self._lock:
@@ -150,8 +210,10 @@ class _OpenShard:
 class SampleSource:
     """The film for a position: the planned one, or its stand-in by rule. Threads may share it."""
 
-    def __init__(self, shards: ShardSet, *, seed: int, max_bad_share: float, max_bad_run: int) -> None:
-        self._reader = ShardReader(shards)
+    def __init__(
+        self, shards: ShardSet, *, seed: int, max_bad_share: float, max_bad_run: int, patience: float
+    ) -> None:
+        self._reader = ShardReader(shards, patience=patience)
         self._shards = shards
         self._seed = seed
         self._max_bad_share = max_bad_share
@@ -167,7 +229,7 @@ class SampleSource:
     def fetch(self, position: int, row: int) -> Sample:
         """The sample at `row`, or the first stand-in for `position` that can be read.
 
-        Raises DataError where too many are damaged.
+        Raises DataError where too many are damaged, or where the file system does not answer.
         """
         fault = None
         for attempt in range(self._max_bad_run):
@@ -184,6 +246,15 @@ class SampleSource:
             f"position {position}: {self._max_bad_run} films in a row were damaged, the last: {fault}; "
             f"{self._remedy()}"
         )
+
+    @property
+    def retries(self) -> int:
+        """Reads that failed and were tried again."""
+        return self._reader.retries
+
+    def give_up(self) -> None:
+        """Reads that are waiting for the file system fail at once."""
+        self._reader.give_up()
 
     def close(self) -> None:
         self._reader.close()

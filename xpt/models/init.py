@@ -1,7 +1,9 @@
 """Pretrained encoder weights into a model, all of them or an error."""
 
 import logging
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -24,15 +26,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
         return load_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"--init {path}: no file of weights that torch.load can read ({error})") from error
+        content = read_saved(path)
+    except ValueError as error:
+        raise ValueError(f"--init {error}") from error
     for name in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"--init {path}: got no state dict, wanted tensors by name")
     return content
+
+
+def read_saved(path: Path) -> Any:  # noqa: ANN401  what torch.save wrote
+    """Tensors and plain data, on the CPU; a pickle of anything else is refused.
+
+    PyTorch does not look at the checksums in its files, so they are looked at here. Raises ValueError
+    where the file is damaged or of another kind.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it does not have its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpicklers and zip readers raise many kinds
+        raise ValueError(f"{path}: no file of weights that torch.load can read ({error})") from error
 
 
 def load_encoder(encoder: Encoder, weights: dict[str, Tensor], source: str) -> None:
