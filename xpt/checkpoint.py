@@ -177,10 +177,11 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
             f"{checkpoint.folder}: written by {description['world_size']} ranks, now {job.world_size}. Under "
             "ZeRO 3 only the same number goes on: start that many, or another --run_dir."
         )
-    if description.get("tokenizer", "") != job.tokenizer:
+    tokenizer = description.get("tokenizer", "")
+    if tokenizer != job.tokenizer:
         raise ValueError(
-            f"{checkpoint.folder}: learned with the tokenizer {description.get('tokenizer', '')[:12] or 'none'}, "
-            f"got {job.tokenizer[:12] or 'none'}, whose ids mean other words. Put the run's own tokenizer.json "
+            f"{checkpoint.folder}: learned with the tokenizer {tokenizer[:12] or 'none'}, got "
+            f"{job.tokenizer[:12] or 'none'}, whose ids mean other words. Put the run's own tokenizer.json "
             "back, or give another --run_dir to start anew."
         )
     if job.config.allow_config_change:

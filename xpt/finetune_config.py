@@ -99,8 +99,8 @@ class FinetuneConfig(RunConfig):
     """A whole fine-tuning run."""
 
     task: Literal["recognition", "report"] = "recognition"
-    """What is learned: findings from labels, or reports from texts. Of the sections `recognition` and `report`
-    only the task's own counts. For reports, what is counted in images is counted in studies."""
+    """What is learned: findings from labels, or reports from texts. Of the sections `recognition` and
+    `report` only the task's own counts. For reports, what is counted in images is counted in studies."""
     init: str = ""
     """A pretraining run, or a file with a state dict, that the encoder starts from; empty: random weights."""
     data: DataConfig = field(default_factory=lambda: DataConfig(crop_scale=(0.8, 1.0)))

@@ -21,7 +21,7 @@ class ReportConfig:
     views: int = 2
     """Films of a study at most, frontal ones first."""
     unusable: Literal["refuse", "leave_out"] = "refuse"
-    """What to do with a study that has no frontal film, no text in any of the languages, or too long a one."""
+    """What to do with a study that has no frontal film, no text in the languages, or one without end."""
     vocabulary: int = 4096
     """Tokens at most, trained on the reports of the training split."""
     longest: int = 256

@@ -2,10 +2,9 @@
 
 Shape suffixes: B studies, S memory tokens, T text tokens, W width, C vocabulary.
 
-What the decoder looks at stands before the text, as in R2GenGPT (arXiv 2309.09812). Our special tokens (their
-ids lie below `SPECIAL`) have an embedding and logits of their own; the model's ids follow them, so its tokenizer
-and its weights stay as they are. `transformers` is imported here alone, and looks for a package named `kernels`:
-ours answers to that name and has nothing of what it wants, so that feature stays off.
+What the decoder looks at stands before the text, as in R2GenGPT (arXiv 2309.09812). Our special tokens
+(their ids lie below `SPECIAL`) have an embedding and logits of their own; the model's ids follow them, so its
+tokenizer and its weights stay as they are.
 """
 
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ class LanguageModelDecoder(nn.Module):
         if not (folder / "config.json").is_file():
             raise ValueError(f"--report.language_model {folder}: no config.json; {_HOW_TO}")
         self.language_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-        embed = self.language_model.get_input_embeddings()
+        embed: Any = self.language_model.get_input_embeddings()
         self.width, self.rows = embed.embedding_dim, embed.num_embeddings
         self.special = nn.Embedding(SPECIAL, self.width)
         nn.init.normal_(self.special.weight, std=embed.weight.std().item())

@@ -97,9 +97,9 @@ class ReportWriting:
         texts = [text for texts in self.train.texts for text in texts.items()]
         cut = sum(len(self.tokenizer.encode(t, name)) - 1 > self.settings.longest for name, t in texts)
         return (
-            f"{len(self.train):,} studies of {len(set(self.train.patients)):,} patients, {len(texts):,} texts "
-            f"({self.settings.section}; {', '.join(self.settings.languages)}), {len(self.tokenizer):,} tokens; "
-            f"{cut:,} texts are longer than report.longest and end there in training"
+            f"{len(self.train):,} studies of {len(set(self.train.patients)):,} patients, {len(texts):,} "
+            f"texts ({self.settings.section}; {', '.join(self.settings.languages)}), {len(self.tokenizer):,} "
+            f"tokens; {cut:,} texts are longer than report.longest and end there in training"
         )
 
     def evaluated(self) -> list[Studies]:
@@ -208,8 +208,8 @@ class ReportWriting:
                 wanted = [place for place in kept if language in split.texts[looked.rows[place]]]
                 if wanted:
                     texts = self.reports(model, Memory(*(x[wanted] for x in memory)), language)
-                    places = [(looked.rows[place], language) for place in wanted]
-                    reports.update(zip(places, texts, strict=True))
+                    for place, text in zip(wanted, texts, strict=True):
+                        reports[looked.rows[place], language] = text
         model.train()
         for theirs, written in gather_objects((losses, reports)):
             losses |= theirs

@@ -75,9 +75,9 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
         if not any(language in texts for _, _, _, texts in used):
             there = sorted({name for reports in films.reports for name in reports})
             raise ValueError(
-                f"language {language}: no study of split {shards.split} has its {settings.section} in it; the "
-                f"shards have reports in: {', '.join(there) or 'no language'}. Set --languages, or build the "
-                "shards with a table that has them: xpt-shards build --meta."
+                f"language {language}: no study of split {shards.split} has a text in it "
+                f"({settings.section}); the shards have reports in: {', '.join(there) or 'no language'}. Set "
+                "--languages, or build the shards with a table that has them: xpt-shards build --meta."
             )
     used.sort(key=lambda study: study[0])
     # What stands in for a damaged film is one of those that are looked at.
