@@ -3,7 +3,7 @@
 Shape suffixes: B studies, S memory tokens, T text tokens, W width, C vocabulary.
 
 What the decoder looks at stands before the text, as in R2GenGPT (arXiv 2309.09812). Our special tokens
-(their ids lie below `SPECIAL`) have an embedding and logits of their own; the model's ids follow them, so its
+(their ids are the lowest) have an embedding and logits of their own; the model's ids follow them, so its
 tokenizer and its weights stay as they are.
 """
 
@@ -13,21 +13,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from xpt.models.report_decoder import Memory
-from xpt.text.tokenizer import SPECIAL, ReportTokenizer
-
-_HOW_TO = "wanted a folder that save_pretrained wrote (config.json, weights, tokenizer.json)"
-
-
-def tokenizer_of(folder: Path) -> ReportTokenizer:
-    """The model's own. Raises ValueError where there is none."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"--report.language_model {folder}: no tokenizer.json; {_HOW_TO}")
-    return ReportTokenizer(Tokenizer.from_file(str(path)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +34,22 @@ class PastTokens:
 class LanguageModelDecoder(nn.Module):
     """Logits of the next token. Raises ValueError where the folder holds no causal language model."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, special: int) -> None:
         super().__init__()
         try:
             from transformers import AutoModelForCausalLM
         except ImportError as error:
             raise ValueError("--report.language_model needs: pip install transformers") from error
         if not (folder / "config.json").is_file():
-            raise ValueError(f"--report.language_model {folder}: no config.json; {_HOW_TO}")
+            raise ValueError(
+                f"--report.language_model {folder}: no config.json; wanted one that save_pretrained wrote"
+            )
         self.language_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
         embed: Any = self.language_model.get_input_embeddings()
-        self.width, self.rows = embed.embedding_dim, embed.num_embeddings
-        self.special = nn.Embedding(SPECIAL, self.width)
+        self.width: int = embed.embedding_dim
+        self.special = nn.Embedding(special, self.width)
         nn.init.normal_(self.special.weight, std=embed.weight.std().item())
-        self.special_head = nn.Linear(self.width, SPECIAL)
+        self.special_head = nn.Linear(self.width, special)
 
     def forward(self, ids_BT: Int64[Tensor, "B T"], memory: Memory) -> Float[Tensor, "B T C"]:
         """After each token of texts that begin with their language's token; for training."""
@@ -81,9 +71,10 @@ class LanguageModelDecoder(nn.Module):
         return self._run(self._embedded(ids_B1), is_seen_BT, cache.past)
 
     def _embedded(self, ids_BT: Tensor) -> Tensor:
-        own = self.special(ids_BT.clamp(max=SPECIAL - 1))
-        theirs = self.language_model.get_input_embeddings()((ids_BT - SPECIAL).clamp(min=0))
-        return torch.where((ids_BT < SPECIAL)[..., None], own, theirs)
+        special = self.special.num_embeddings
+        own = self.special(ids_BT.clamp(max=special - 1))
+        theirs = self.language_model.get_input_embeddings()((ids_BT - special).clamp(min=0))
+        return torch.where((ids_BT < special)[..., None], own, theirs)
 
     def _run(self, x_BTW: Tensor, is_seen_BT: Tensor, past: Any) -> tuple[Tensor, PastTokens]:  # noqa: ANN401
         place_BT = (is_seen_BT.cumsum(1) - 1).clamp(min=0)[:, -x_BTW.shape[1] :]

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from xpt.config import EncoderConfig
 from xpt.models.classifier import all_patches
 from xpt.models.encoder import encoder_of
+from xpt.models.language_model import LanguageModelDecoder
 from xpt.models.mae import CHANNELS
-from xpt.models.report_decoder import Memory
+from xpt.models.report_decoder import Memory, ReportDecoder
 
 
 class ReportModel(nn.Module):
-    """`connector` makes a `Memory` of the encoder's tokens, `decoder` has the methods of `ReportDecoder`."""
+    """`connector` makes a `Memory` of the encoder's tokens."""
 
     def __init__(
         self,
         model: EncoderConfig,
         connector: nn.Module,
-        decoder: nn.Module,
+        decoder: ReportDecoder | LanguageModelDecoder,
         *,
         drop_path: float,
         is_frozen: bool,

@@ -19,20 +19,19 @@ from xpt.data.batch import Batch
 from xpt.data.index import ShardSet, has_split, open_shards
 from xpt.distributed import gather_objects, on_first
 from xpt.finetune_config import FinetuneConfig
-from xpt.generation import GenerationConfig, beam_search
-from xpt.models.report_decoder import Memory, PoolConnector, QueryConnector, ReportDecoder
+from xpt.models.report_decoder import Memory
 from xpt.models.report_model import ReportModel
 from xpt.report_config import ReportConfig
 from xpt.tasks.labels import check_disjoint
 from xpt.tasks.studies import Studies, read_studies
+from xpt.tasks.writer import TOKENIZER, Writer, tokenizer_of
 from xpt.text.findings import asserted_findings
 from xpt.text.normalise import Language
 from xpt.text.scores import finding_scores, word_scores
 from xpt.text.sections import without_headings
-from xpt.text.tokenizer import LANGUAGE_TOKEN, PAD, ReportTokenizer
+from xpt.text.tokenizer import PAD, ReportTokenizer
 from xpt.text.words import Words, chinese_characters, english_words
 
-TOKENIZER = "tokenizer.json"
 WORDS: dict[Language, Words] = {"en": english_words, "zh": chinese_characters}
 
 
@@ -71,7 +70,8 @@ class ReportWriting:
         if settings.select == "finding_f1":
             _check_asserted(self.val, settings)
         on_first(self._make_tokenizer)
-        self.tokenizer = ReportTokenizer.load(self.run / TOKENIZER)
+        self.writer = Writer(settings, ReportTokenizer.load(self.run / TOKENIZER))
+        self.tokenizer = self.writer.tokenizer
 
     def _make_tokenizer(self) -> None:
         """`RUN/tokenizer.json`, unless the run has begun already."""
@@ -79,8 +79,6 @@ class ReportWriting:
         if path.exists():
             return
         if self.settings.language_model:
-            from xpt.models.language_model import tokenizer_of
-
             tokenizer = tokenizer_of(Path(self.settings.language_model))
         else:
             texts = (text for texts in self.train.texts for text in texts.values())
@@ -115,34 +113,7 @@ class ReportWriting:
         return [self.val, test]
 
     def model(self) -> ReportModel:
-        settings, model = self.settings, self.model_config
-        if settings.language_model:
-            from xpt.models.language_model import LanguageModelDecoder
-
-            decoder: Any = LanguageModelDecoder(Path(settings.language_model))
-        else:
-            decoder = ReportDecoder(
-                vocabulary=len(self.tokenizer),
-                longest=settings.longest,
-                width=settings.width,
-                depth=settings.depth,
-                heads=settings.heads,
-                mlp_ratio=settings.mlp_ratio,
-                dropout=settings.dropout,
-            )
-        shape = {
-            "grid": model.grid,
-            "encoder_width": model.width,
-            "width": decoder.width,
-            "views": settings.views,
-        }
-        if settings.connector == "pool":
-            connector = PoolConnector(factor=settings.pool, **shape)
-        else:
-            connector = QueryConnector(queries=settings.queries, heads=settings.heads, **shape)
-        return ReportModel(
-            model, connector, decoder, drop_path=settings.drop_path, is_frozen=settings.is_frozen
-        )
+        return self.writer.model(self.model_config)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "F"]]:
         """Mean over the studies, and for each film its study's own, detached.
@@ -207,7 +178,7 @@ class ReportWriting:
             for language in self.settings.languages:
                 wanted = [place for place in kept if language in split.texts[looked.rows[place]]]
                 if wanted:
-                    texts = self.reports(model, Memory(*(x[wanted] for x in memory)), language)
+                    texts = self.writer.reports(model, Memory(*(x[wanted] for x in memory)), language)
                     for place, text in zip(wanted, texts, strict=True):
                         reports[looked.rows[place], language] = text
         model.train()
@@ -224,27 +195,6 @@ class ReportWriting:
                 patients=[split.patients[row] for row in rows],
             )
         return list(losses.values()), by_language
-
-    def reports(self, model: ReportModel, memory: Memory, language: Language) -> list[str]:
-        """The best report of each study in the language."""
-        language_B = torch.full((len(memory.tokens_BSD),), LANGUAGE_TOKEN[language])
-        found = beam_search(
-            model.decoder,  # pyright: ignore[reportArgumentType]
-            memory,
-            language_B.to(memory.tokens_BSD.device),
-            generation(self.settings),
-        )
-        return [self.tokenizer.decode(ids) for ids in found]
-
-
-def generation(settings: ReportConfig) -> GenerationConfig:
-    return GenerationConfig(
-        longest=settings.longest,
-        shortest=settings.shortest,
-        beams=settings.beams,
-        length_penalty=settings.length_penalty,
-        no_repeat=settings.no_repeat,
-    )
 
 
 def look(split: Studies, batch: Batch) -> Looked:
