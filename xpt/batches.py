@@ -1,12 +1,15 @@
 """The films of a run, as batches: what its configuration says, for this rank."""
 
 from xpt.config import RunConfig
+from xpt.data.groups import Groups
 from xpt.data.index import ShardSet
 from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
 from xpt.distributed import Rank
 
 
-def training_batches(shards: ShardSet, config: RunConfig, rank: Rank, *, start: int) -> BatchLoader:
+def training_batches(
+    shards: ShardSet, config: RunConfig, rank: Rank, *, start: int, groups: Groups | None = None
+) -> BatchLoader:
     """This rank's micro-batches, after `start` images of the whole job, without end."""
     return train_loader(
         shards,
@@ -20,10 +23,13 @@ def training_batches(shards: ShardSet, config: RunConfig, rank: Rank, *, start: 
         accumulation=config.train.accumulation(rank.count),
         start=start,
         device=rank.device,
+        groups=groups,
     )
 
 
-def validation_batches(shards: ShardSet, config: RunConfig, rank: Rank) -> BatchLoader:
+def validation_batches(
+    shards: ShardSet, config: RunConfig, rank: Rank, *, groups: Groups | None = None
+) -> BatchLoader:
     """The first `train.eval_films` films once, whole frames, shared out over the ranks."""
     return shared_frames(shards, config, rank, films=config.train.eval_films)
 
@@ -41,11 +47,18 @@ def shared_frames(shards: ShardSet, config: RunConfig, rank: Rank, *, films: int
         rank=rank.index,
         films=films,
         device=rank.device,
+        groups=groups,
     )
 
 
 def whole_frames(
-    shards: ShardSet, config: RunConfig, rank: Rank, *, batch: int | None = None, films: int | None = None
+    shards: ShardSet,
+    config: RunConfig,
+    rank: Rank,
+    *,
+    batch: int | None = None,
+    films: int | None = None,
+    groups: Groups | None = None,
 ) -> BatchLoader:
     """The first `films` films (None: all) once, the same on every rank that asks, `batch` at a time (None:
     `train.micro_batch`)."""
@@ -60,4 +73,5 @@ def whole_frames(
         rank=0,
         films=films,
         device=rank.device,
+        groups=groups,
     )

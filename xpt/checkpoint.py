@@ -39,6 +39,8 @@ class Job:
     """SHA-256 of the data set's manifest."""
     world_size: int
     zero_stage: int
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer of a model that writes reports."""
 
 
 def save(
@@ -79,6 +81,7 @@ def save(
             "data_hash": job.data_hash,
             "world_size": job.world_size,
             "zero_stage": job.zero_stage,
+            "tokenizer": job.tokenizer,
             "val_loss": val_loss,
             "files": {str(p.relative_to(temporary)): _sync_and_hash(p) for p in _files(temporary)},
         }
@@ -168,6 +171,13 @@ def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:
             f"{checkpoint.folder}: written under ZeRO {description['zero_stage']}, now ZeRO "
             f"{job.zero_stage}, and the optimizer's state cannot cross stages. Give a --ds_config of the "
             "stage that wrote it, or another --run_dir to start anew."
+        )
+    tokenizer = description.get("tokenizer", "")
+    if tokenizer != job.tokenizer:
+        raise ValueError(
+            f"{checkpoint.folder}: learned with the tokenizer {tokenizer[:12] or 'none'}, got "
+            f"{job.tokenizer[:12] or 'none'}, whose ids mean other words. Put the run's own tokenizer.json "
+            "back, or give another --run_dir to start anew."
         )
     if job.config.allow_config_change:
         return

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -245,6 +245,18 @@ def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
     is_partitioned = engine.zero_optimization_partition_weights()
     with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=is_partitioned):
         return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def readable_module(engine: Engine, make: Callable[[], nn.Module]) -> nn.Module:
+    """The module to evaluate with, whatever each rank does with it: the engine's own, or under ZeRO 3 a copy
+    by `make` with whole weights; all ranks must call it."""
+    module: Any = engine.module
+    if not engine.zero_optimization_partition_weights():
+        return module
+    weights = whole_weights(engine)
+    copy = make()
+    copy.load_state_dict(weights)
+    return copy.to(engine.device, next(iter(weights.values())).dtype)
 
 
 def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,9 +1,11 @@
 """Test a fine-tuned model: predictions, numbers with intervals, one page.
 
     xpt-evaluate RUN [--against OTHER_RUN] [--boxes boxes.parquet]
+    xpt-evaluate RUN [--protocol r2gen]                               where the run learned to write reports
 
-Writes into RUN: `predictions-val.parquet`, `predictions-test.parquet`, `evaluation.json` and
-`evaluation.html`. Where the data set has no test split, validation stands in for it, and the page says so.
+Writes into RUN: `predictions-val.parquet`, `predictions-test.parquet` (of reports: `reports-test.jsonl`),
+`evaluation.json` and `evaluation.html`. Where the data set has no test split, validation stands in for it,
+and the page says so.
 """
 
 import dataclasses
@@ -13,18 +15,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 from xpt import distributed
 from xpt.batches import whole_frames
-from xpt.best import BEST, Trained, load_best
+from xpt.best import BEST, Trained, load_best, load_writer, read_best
 from xpt.data.index import select_rows
 from xpt.data.reader import DataError
 from xpt.distributed import Rank
-from xpt.files import write_atomically
+from xpt.evaluate_reports import evaluate_reports
+from xpt.files import without_nan, write_atomically
 from xpt.heatmaps import heat_maps
 from xpt.localisation import Box, Found, judge, read_boxes
 from xpt.metrics import interval
@@ -49,13 +52,19 @@ class Options:
     boxes: Path | None = None
     """Boxes of `xpt-shards boxes`: how well the heat maps point at them."""
     examples: int = 2
-    """Films on the page per finding: as many of the surest right ones, and of the surest wrong ones."""
+    """Films on the page per finding: as many of the surest right ones, and of the surest wrong ones; of
+    reports, four times as many studies."""
+    protocol: Literal["whole", "r2gen", "r2gen_mimic"] = "whole"
+    """Of reports: `r2gen` adds the published scores of English ones, cut after 60 words (`r2gen_mimic`: 100)
+    with rare words unknown, to those of whole references."""
 
 
 def main() -> None:
     set_up_logging(0)
     try:
-        evaluate(tyro.cli(Options, description=__doc__), distributed.start())
+        options, rank = tyro.cli(Options, description=__doc__), distributed.start()
+        writes = (options.run / BEST).exists() and read_best(options.run)[0].task == "report"
+        (evaluate_writer if writes else evaluate)(options, rank)
     except (ValueError, OSError, DataError) as error:
         log.error("%s", error)
         sys.exit(FAILED)
@@ -103,6 +112,19 @@ def evaluate(options: Options, rank: Rank) -> dict[str, Any]:
         run / "evaluation.html",
     )
     return scores
+
+
+def evaluate_writer(options: Options, rank: Rank) -> dict[str, Any]:
+    """The same of a run that learned to write reports."""
+    if options.against is not None or options.boxes is not None:
+        raise ValueError("--against, --boxes: of recognition only, and this run writes reports")
+    return evaluate_reports(
+        load_writer(options.run, rank.device),
+        rank,
+        data=options.data,
+        protocol=options.protocol,
+        examples=4 * options.examples,
+    )
 
 
 def localisation(
@@ -184,15 +206,6 @@ def looked(
                 for film, key in enumerate(batch.keys):
                     if batch.weight_B[film]:
                         yield key, batch.image_BCHW[film, 0].cpu().numpy(), finding, heat_BGG[film]
-
-
-def without_nan(value: Any) -> Any:  # noqa: ANN401  JSON
-    """JSON has no NaN: null says that a number is undefined."""
-    if isinstance(value, dict):
-        return {name: without_nan(content) for name, content in value.items()}
-    if isinstance(value, list):
-        return [without_nan(content) for content in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Files that appear whole or not at all."""
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -39,3 +41,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def without_nan(value: Any) -> Any:  # noqa: ANN401  JSON
+    """JSON has no NaN: null says that a number is undefined."""
+    if isinstance(value, dict):
+        return {name: without_nan(content) for name, content in value.items()}
+    if isinstance(value, list):
+        return [without_nan(content) for content in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

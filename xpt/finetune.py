@@ -1,6 +1,7 @@
-"""Fine-tune a pretrained encoder on labelled shards.
+"""Fine-tune a pretrained encoder on the labels or the reports of shards.
 
     deepspeed xpt/finetune.py --task recognition --init RUN --data.path SHARDS
+    deepspeed xpt/finetune.py --task report --languages en zh --init RUN --data.path SHARDS
     xpt-finetune --preset demo --init demo/run --data.path demo/shards
 
 The order of films, checkpoints, resuming and logs are those of pretraining. The weights with the best
@@ -27,6 +28,7 @@ from xpt.ema import Ema
 from xpt.engine import (
     checkpoint_weights,
     gradient_norm,
+    readable_module,
     set_learning_rate,
     start_engine,
     whole_weights,
@@ -38,11 +40,14 @@ from xpt.hands import Hands
 from xpt.interval import Interval
 from xpt.models.classifier import Classifier
 from xpt.models.init import load_encoder, read_weights
+from xpt.models.report_model import ReportModel
 from xpt.saved import newest
 from xpt.schedule import layer_groups, learning_rate
 from xpt.stragglers import Stragglers
+from xpt.tasks.choice import task_of
 from xpt.tasks.frozen import fit_frozen
-from xpt.tasks.recognition import SCORE, Recognition
+from xpt.tasks.recognition import Recognition
+from xpt.tasks.task import Task
 from xpt.telemetry import Pace, RunLog, write_provenance
 from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
 from xpt.watchdog import Watchdog
@@ -59,14 +64,14 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
     settings, run = config.train, Path(config.run_dir)
     accumulation = settings.accumulation(rank.count)
     train_set, val_set = open_data(config)
-    task = Recognition(config, train_set, val_set)
     distributed.on_first(lambda: make_run_folder(run))
+    task = task_of(config, train_set, val_set)
     stop = StopSignal()
 
     torch.manual_seed(settings.seed)
     model = task.model()
     initialize(model, config)
-    if not config.recognition.trains:
+    if isinstance(task, Recognition) and isinstance(model, Classifier) and not config.recognition.trains:
         return fit_frozen(model.to(rank.device), task, config, rank)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -75,13 +80,17 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
     groups = layer_groups(
         model,
         settings.weight_decay,
-        layer_decay=config.recognition.layer_decay,
+        layer_decay=config.tuning.layer_decay,
         depth=config.model.depth,
     )
     ema = ema_of(model.to(rank.device), config, ds)
     engine = start_engine(model, groups, settings, ds, rank)
     job = checkpoint.Job(
-        config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
+        config=config,
+        data_hash=train_set.manifest_hash,
+        world_size=rank.count,
+        zero_stage=zero_stage(ds),
+        tokenizer=task.saved.get("tokenizer", ""),
     )
     images, beside = checkpoint.resume(run, engine, job)
     best = beside.get("best", -1.0)
@@ -95,8 +104,9 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
 
     interval, pace, saved_at, waited = Interval(rank.device), Pace(images, last), time.monotonic(), 0.0
     hands, ranks = Hands(rank.device), Stragglers(rank.device, rank=rank.index, world_size=rank.count)
+    train = task.train
     with (
-        training_batches(task.train_set, config, rank, start=images) as batches,
+        training_batches(train.shards, config, rank, start=images, groups=train.groups) as batches,
         Watchdog(run, rank.index, seconds=60 * settings.hang_minutes) as watch,
     ):
         while images < last:
@@ -158,11 +168,11 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
                 return TOLD_TO_STOP
     if run_log is not None:
         run_log.close()
-    log.info("done: %s %.4f at best; test it with: xpt-evaluate %s", SCORE, best, run)
+    log.info("done: %s %.4f at best; test it with: xpt-evaluate %s", task.score, best, run)
     return 0
 
 
-def initialize(model: Classifier, config: FinetuneConfig) -> None:
+def initialize(model: Classifier | ReportModel, config: FinetuneConfig) -> None:
     """The encoder's weights from `--init`. Raises ValueError where they are not of this architecture."""
     if not config.init:
         return
@@ -190,14 +200,14 @@ def initialize(model: Classifier, config: FinetuneConfig) -> None:
 
 def ema_of(model: nn.Module, config: FinetuneConfig, ds: dict[str, Any]) -> Ema | None:
     """Raises ValueError under ZeRO 3, which leaves no rank a whole parameter to take the mean of."""
-    if not config.recognition.ema:
+    if not config.tuning.ema:
         return None
     if zero_stage(ds) == 3:
         raise ValueError(
-            "recognition.ema: needs whole parameters, and ZeRO 3 divides them. "
-            "Set --ds_config ds_configs/zero2.json or --recognition.ema 0."
+            f"{config.task}.ema: needs whole parameters, and ZeRO 3 divides them. "
+            f"Set --ds_config ds_configs/zero2.json or --{config.task}.ema 0."
         )
-    return Ema(model, config.recognition.ema)
+    return Ema(model, config.tuning.ema)
 
 
 def seed_draws(seed: int, images: int, micro_step: int, rank: int) -> None:
@@ -209,7 +219,7 @@ def seed_draws(seed: int, images: int, micro_step: int, rank: int) -> None:
 
 def validate(
     engine: Any,  # noqa: ANN401  DeepSpeed's engine
-    task: Recognition,
+    task: Task,
     config: FinetuneConfig,
     rank: Rank,
     run_log: RunLog | None,
@@ -218,28 +228,31 @@ def validate(
     ema: Ema | None,
 ) -> float:
     """Score the weights (or their running mean), keep them where they are the best so far; the new best."""
+    val = task.val
     with ema.in_place() if ema else contextlib.nullcontext():
-        with validation_batches(task.val.shards, config, rank) as batches:
-            scores = task.validate(engine, batches)
-        if scores[SCORE] > best:
+        module = readable_module(engine, task.model)
+        with validation_batches(val.shards, config, rank, groups=val.groups) as batches:
+            scores = task.validate(module, batches)
+        if scores[task.score] > best:
             weights = whole_weights(engine)
             if rank.is_first:
-                save_best(Path(config.run_dir) / BEST, weights, task, config, images, scores[SCORE])
+                save_best(Path(config.run_dir) / BEST, weights, task, config, images, scores[task.score])
     if run_log is not None:
         run_log.scalars(images, scores)
         log.info(
-            "validation: mean AUROC %.4f (best so far %.4f), loss %.4f",
-            scores[SCORE],
-            max(best, scores[SCORE]),
+            "validation: %s %.4f (best so far %.4f), loss %.4f",
+            task.score,
+            scores[task.score],
+            max(best, scores[task.score]),
             scores["val/loss"],
         )
-    return max(best, scores[SCORE])
+    return max(best, scores[task.score])
 
 
 def save_best(
     path: Path,
     weights: dict[str, torch.Tensor],
-    task: Recognition,
+    task: Task,
     config: FinetuneConfig,
     images: int,
     score: float,
@@ -247,9 +260,9 @@ def save_best(
     content = {
         "model": weights,
         "config": as_json(config),
-        "findings": list(task.map.findings),
+        **task.saved,
         "images": images,
-        SCORE: score,
+        task.score: score,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -260,19 +273,12 @@ def describe(
     config: FinetuneConfig,
     ds: dict[str, Any],
     rank: Rank,
-    task: Recognition,
+    task: Task,
     parameters: int,
     trained: int,
 ) -> None:
     settings = config.train
-    log.info(
-        "%s, %s: %s films of %s patients; %s",
-        config.task,
-        config.recognition.protocol,
-        f"{len(task.train_set):,}",
-        f"{task.patients:,}",
-        ", ".join(task.map.findings),
-    )
+    log.info("%s: %s", config.task, task.line())
     log.info(
         "%.1f M parameters, %.1f M of them trained; %d px, %d tokens; per step %d images, forward passes per "
         "rank %d, ranks %d on %s, %s",
@@ -295,7 +301,7 @@ def describe(
         precision=settings.precision,
         zero=ds["zero_optimization"],
         ranks=rank.count,
-        is_frozen=config.recognition.is_frozen,
+        is_frozen=config.tuning.is_frozen,
     )
     log.info("%s", estimate.line())
 

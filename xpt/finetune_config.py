@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from xpt.command_line import parse_run
 from xpt.config import DataConfig, EncoderConfig, RunConfig, TrainConfig, check
+from xpt.report_config import ReportConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +98,20 @@ class RecognitionConfig:
 class FinetuneConfig(RunConfig):
     """A whole fine-tuning run."""
 
-    task: Literal["recognition"] = "recognition"
-    """What is learned."""
+    task: Literal["recognition", "report"] = "recognition"
+    """What is learned: findings from labels, or reports from texts. Of the sections `recognition` and
+    `report` only the task's own counts. For reports, what is counted in images is counted in studies."""
     init: str = ""
     """A pretraining run, or a file with a state dict, that the encoder starts from; empty: random weights."""
     data: DataConfig = field(default_factory=lambda: DataConfig(crop_scale=(0.8, 1.0)))
     train: TrainConfig = field(default_factory=lambda: FINETUNING)
     recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    @property
+    def tuning(self) -> RecognitionConfig | ReportConfig:
+        """The section of the task."""
+        return self.report if self.task == "report" else self.recognition
 
 
 FINETUNING = TrainConfig(
@@ -137,6 +145,7 @@ def demo() -> FinetuneConfig:
             checkpoint_images=600,
         ),
         recognition=RecognitionConfig(label_map="phantom", drop_path=0.0),
+        report=ReportConfig(pool=2, vocabulary=1024, width=128, depth=2, heads=2, drop_path=0.0),
     )
 
 
@@ -177,5 +186,6 @@ def from_json(content: dict[str, Any]) -> FinetuneConfig:
         "model": EncoderConfig,
         "train": TrainConfig,
         "recognition": RecognitionConfig,
+        "report": ReportConfig,
     }
     return FinetuneConfig(**{k: section(sections[k], v) if k in sections else v for k, v in content.items()})

@@ -8,14 +8,17 @@ A study's sample does not depend on which others share its batch.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from xpt.models.report_decoder import Cache, Memory, ReportDecoder
+from xpt.models.language_model import LanguageModelDecoder
+from xpt.models.report_decoder import Memory, ReportDecoder
 from xpt.text.tokenizer import EOS, PAD, SPECIAL
+
+Decoder = ReportDecoder | LanguageModelDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class _Pool(NamedTuple):
 
 @torch.inference_mode()
 def beam_search(
-    decoder: ReportDecoder, memory: Memory, language_B: Int64[Tensor, "B"], config: GenerationConfig
+    decoder: Decoder, memory: Memory, language_B: Int64[Tensor, "B"], config: GenerationConfig
 ) -> list[list[int]]:
     """The best report of each study, from the token after the language's up to EOS (left out).
 
@@ -144,9 +147,9 @@ def sample(
 class _Stepper:
     """The logits after the last token, with kept keys and values or without."""
 
-    def __init__(self, decoder: ReportDecoder, memory: Memory, use_cache: bool) -> None:
+    def __init__(self, decoder: Decoder, memory: Memory, use_cache: bool) -> None:
         self.decoder, self.memory, self.use_cache = decoder, memory, use_cache
-        self.cache: Cache | None = None
+        self.cache: Any = None  # the decoder's own kind
 
     def next_logits(self, ids_RT: Tensor) -> Float[Tensor, "R C"]:
         if self.cache is None:

@@ -71,7 +71,7 @@ def _summary(scores: dict[str, Any]) -> str:
     mean = scores["mean"]["auroc"]
     text = (
         f"<p>{scores['films']:,} films of {scores['patients']:,} patients, split {scores['split']}. "
-        f"Mean AUROC over {mean['findings']} of {len(scores['findings'])} findings: <b>{_span(mean)}</b>. "
+        f"Mean AUROC over {mean['findings']} of {len(scores['findings'])} findings: <b>{span(mean)}</b>. "
         f"Intervals: 95%, from {scores['draws']:,} draws of patients. Thresholds and temperatures "
         "come from validation.</p>"
     )
@@ -86,45 +86,45 @@ def _table(scores: dict[str, Any]) -> str:
     rows = []
     for name, row in scores["findings"].items():
         cells = [html.escape(name), f"{row['films']:,}", f"{row['positives']:,}"]
-        cells += [_span(row["auroc"]), _span(row["average_precision"])]
+        cells += [span(row["auroc"]), span(row["average_precision"])]
         numbers = ("threshold", "sensitivity", "specificity", "calibration_error")
-        cells += [_number(row[n]) for n in (*numbers, "calibration_error_tempered", "temperature")]
+        cells += [number(row[n]) for n in (*numbers, "calibration_error_tempered", "temperature")]
         rows.append(cells)
-    return _html_table(head, rows)
+    return html_table(head, rows)
 
 
 def _localisation(found: dict[str, Any]) -> str:
     head = ("finding", "films", "pointing game", "of a blind pointer", "IoU")
     rows = [
-        [html.escape(name), str(row["films"]), _span(row["hit"]), _number(row["area"]), _span(row["iou"])]
+        [html.escape(name), str(row["films"]), span(row["hit"]), number(row["area"]), span(row["iou"])]
         for name, row in found.items()
     ]
-    return "<h2>Localisation</h2>" + _html_table(head, rows)
+    return "<h2>Localisation</h2>" + html_table(head, rows)
 
 
 def _against(found: dict[str, Any]) -> str:
     head = ("AUROC, difference", "95%", "p")
     rows = [
-        [html.escape(name), _span(row), _number(row["p_value"])]
+        [html.escape(name), span(row), number(row["p_value"])]
         for name, row in {"mean": found["mean"], **found["findings"]}.items()
         if row is not None
     ]
-    return f"<h2>Minus {html.escape(found['run'])}</h2>" + _html_table(head, rows)
+    return f"<h2>Minus {html.escape(found['run'])}</h2>" + html_table(head, rows)
 
 
-def _html_table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+def html_table(head: tuple[str, ...], rows: list[list[str]]) -> str:
     lines = ["".join(f"<th>{cell}</th>" for cell in head)]
     lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _span(value: dict[str, Any]) -> str:
+def span(value: dict[str, Any]) -> str:
     if value["value"] is None or np.isnan(value["value"]):
         return "undefined"
-    return f"{value['value']:.3f} ({_number(value['low'])} to {_number(value['high'])})"
+    return f"{value['value']:.3f} ({number(value['low'])} to {number(value['high'])})"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
@@ -164,7 +164,7 @@ def _plot(title: str, lines: list[tuple[str, np.ndarray, np.ndarray]]) -> str:
 
 def _example(example: Example) -> str:
     truth = "has it" if example.is_positive else "does not have it"
-    picture = base64.b64encode(_overlay(example.image_HW, example.heat_GG)).decode()
+    picture = base64.b64encode(overlay(example.image_HW, example.heat_GG)).decode()
     return (
         f'<figure><img width="{2 * PICTURE}" height="{PICTURE}" src="data:image/jpeg;base64,{picture}">'
         f"<figcaption>{html.escape(example.finding)}: {example.probability:.2f}; {truth}. "
@@ -172,7 +172,7 @@ def _example(example: Example) -> str:
     )
 
 
-def _overlay(image_HW: np.ndarray, heat_GG: np.ndarray) -> bytes:
+def overlay(image_HW: np.ndarray, heat_GG: np.ndarray) -> bytes:
     """JPEG: the film, and beside it the film with the heat in colour."""
     grey = cv2.resize(image_HW, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
     heat = cv2.resize(heat_GG.astype(np.float32), (PICTURE, PICTURE), interpolation=cv2.INTER_LINEAR)

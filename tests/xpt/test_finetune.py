@@ -166,9 +166,9 @@ def task(shards: Path, **recognition) -> Recognition:
 def test_a_fraction_uses_fewer_patients_and_all_their_films(labelled_shards: Path):
     half, all_of_it = task(labelled_shards, fraction=0.5), task(labelled_shards)
     assert half.patients == round(all_of_it.patients / 2)
-    assert len(half.train_set) < len(all_of_it.train_set) == len(open_shards(labelled_shards, "train"))
-    keys = set(half.train_set.rows["key"].tolist())
-    assert keys < set(all_of_it.train_set.rows["key"].tolist())
+    assert len(half.train.shards) < len(all_of_it.train.shards) == len(open_shards(labelled_shards, "train"))
+    keys = set(half.train.shards.rows["key"].tolist())
+    assert keys < set(all_of_it.train.shards.rows["key"].tolist())
 
 
 @pytest.mark.parametrize(

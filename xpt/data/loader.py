@@ -20,6 +20,7 @@ from torch import Tensor
 from xpt.config import DataConfig
 from xpt.data.batch import Batch, coverage
 from xpt.data.crop import Windows, draw_windows, full_frames, valid_patches
+from xpt.data.groups import Groups
 from xpt.data.index import ShardSet
 from xpt.data.order import SampleOrder, evaluation_positions, micro_batch_size, rank_slice
 from xpt.data.pipeline import PicturePipeline
@@ -33,6 +34,17 @@ class _Request:
     position_B: Int64[np.ndarray, "B"]
     row_B: Int64[np.ndarray, "B"]
     weight_B: Float32[np.ndarray, "B"]
+
+    def of_groups(self, groups: Groups | None) -> "_Request":
+        """The films of the groups that the rows mean, one group after the other."""
+        if groups is None:
+            return self
+        views = groups.rows_NV.shape[1]
+        return _Request(
+            position_B=self.position_B.repeat(views),
+            row_B=groups.rows_NV[self.row_B].ravel(),
+            weight_B=self.weight_B.repeat(views),
+        )
 
 
 class BatchLoader:
@@ -208,14 +220,19 @@ def train_loader(
     accumulation: int,
     start: int,
     device: torch.device,
+    groups: Groups | None = None,
 ) -> BatchLoader:
     """Endless micro-batches of this rank, from position `start` (images that the job has consumed) on.
+
+    With `groups`, each of those counts as one image, and a batch has all films of `batch` groups.
 
     `side` and `patch` are those of the model's input, in pixels; the side is a multiple of the patch.
     `batch` is the global batch; each step is `accumulation` micro-batches on each of `world_size` ranks.
     Raises ValueError where they do not divide it.
     """
-    order = SampleOrder(shards.shard_sizes, seed=seed, window=data.window_shards)
+    sizes_S = shards.shard_sizes if groups is None else groups.sizes_S
+    starts_S = np.cumsum(sizes_S) - sizes_S
+    order = SampleOrder(sizes_S, seed=seed, window=data.window_shards)
     size = micro_batch_size(batch, world_size=world_size, accumulation=accumulation)
 
     def requests() -> Iterator[_Request]:
@@ -232,9 +249,9 @@ def train_loader(
                 located = order.locate(position_B)
                 yield _Request(
                     position_B=position_B,
-                    row_B=shards.row_starts[located.shard_N] + located.index_N,
+                    row_B=starts_S[located.shard_N] + located.index_N,
                     weight_B=np.ones(size, dtype=np.float32),
-                )
+                ).of_groups(groups)
 
     return BatchLoader(
         shards,
@@ -242,7 +259,7 @@ def train_loader(
         requests(),
         side=side,
         patch=patch,
-        batch=size,
+        batch=size * _views(groups),
         depth=data.prefetch,
         seed=seed,
         is_training=True,
@@ -262,18 +279,21 @@ def evaluation_loader(
     rank: int,
     films: int | None,
     device: torch.device,
+    groups: Groups | None = None,
 ) -> BatchLoader:
     """The first `films` films (all with None) once each, whole frames, in index order, `batch` per forward.
 
     Every rank gets the same number of batches. `weight_B` is 0 for what fills the last one and for
-    stand-ins of damaged films (drawn with `seed`). Raises ValueError for fewer than one film.
+    stand-ins of damaged films (drawn with `seed`). With `groups`, those are counted instead of films. Raises
+    ValueError for fewer than one film.
     """
-    total = len(shards) if films is None else min(films, len(shards))
+    there = len(shards if groups is None else groups)
+    total = there if films is None else min(films, there)
     if total < 1:
         raise ValueError(f"evaluation films: got {films}, wanted at least 1")
     rows_FB, is_counted_FB = evaluation_positions(total, batch=batch, world_size=world_size, rank=rank)
     requests = (
-        _Request(position_B=row_B, row_B=row_B, weight_B=is_counted_B.astype(np.float32))
+        _Request(position_B=row_B, row_B=row_B, weight_B=is_counted_B.astype(np.float32)).of_groups(groups)
         for row_B, is_counted_B in zip(rows_FB, is_counted_FB, strict=True)
     )
     return BatchLoader(
@@ -282,9 +302,13 @@ def evaluation_loader(
         requests,
         side=side,
         patch=patch,
-        batch=batch,
+        batch=batch * _views(groups),
         depth=min(data.prefetch, len(rows_FB)),
         seed=seed,
         is_training=False,
         device=device,
     )
+
+
+def _views(groups: Groups | None) -> int:
+    return 1 if groups is None else groups.rows_NV.shape[1]

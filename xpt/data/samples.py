@@ -1,4 +1,4 @@
-"""What is known of the films of a split: patients and labels, from `samples.parquet`."""
+"""What is known of the films of a split: patients, labels, studies and reports, from `samples.parquet`."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,48 @@ class Samples:
     """1 present, 0 absent, -1 uncertain; a finding that is not named is unknown."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """One entry per film of a split, in the order of its index."""
+
+    keys: list[str]
+    patients: list[str]
+    studies: list[str]
+    """Pseudonyms; "" where the source names none."""
+    views: list[str]
+    """"PA", "AP", "LATERAL", "OBLIQUE" or ""."""
+    reports: list[dict[str, str]]
+    """Texts by language."""
+
+
 def read_samples(shards: ShardSet) -> Samples:
     """Raises ValueError where the table is missing, damaged, or of other films than the index."""
+    table = _read(shards, ["labels"])
+    return Samples(
+        keys=table["key"].to_pylist(),
+        patients=table["patient"].to_pylist(),
+        labels=[dict(pairs) for pairs in table["labels"].to_pylist()],
+    )
+
+
+def read_reported(shards: ShardSet) -> Reported:
+    """Raises ValueError as `read_samples` does."""
+    table = _read(shards, ["study", "view", "reports"])
+    return Reported(
+        keys=table["key"].to_pylist(),
+        patients=table["patient"].to_pylist(),
+        studies=table["study"].to_pylist(),
+        views=table["view"].to_pylist(),
+        reports=[dict(pairs) for pairs in table["reports"].to_pylist()],
+    )
+
+
+def _read(shards: ShardSet, columns: list[str]) -> pa.Table:
+    """The columns of the split, beside `key` and `patient`."""
     path = shards.root / schema.SAMPLES
     try:
         table = pq.read_table(
-            path, columns=["key", "patient", "labels"], filters=[("split", "=", shards.split)]
+            path, columns=["key", "patient", *columns], filters=[("split", "=", shards.split)]
         )
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
@@ -37,8 +73,4 @@ def read_samples(shards: ShardSet) -> Samples:
             f"{path}: its {len(keys)} films of split {shards.split} are not those of {schema.INDEX}; "
             f"find what is damaged with: xpt-shards verify {shards.root}"
         )
-    return Samples(
-        keys=keys,
-        patients=table["patient"].to_pylist(),
-        labels=[dict(pairs) for pairs in table["labels"].to_pylist()],
-    )
+    return table

@@ -29,6 +29,15 @@ def mean_of_valid(
     return torch.einsum("bld,bl->bd", tokens_BLD, share_BL.to(tokens_BLD.dtype))
 
 
+def all_patches(
+    image_BCHW: UInt8[Tensor, "B 1 H W"], patch: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "B L P"], Int64[Tensor, "B L"]]:
+    """All patches, normalised, and their ids: what the encoder takes."""
+    patches_BLP = normalize_pixels(patchify(image_BCHW, patch), PIXEL_MEAN, PIXEL_STD)
+    ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
+    return patches_BLP.to(dtype), ids_L.expand(len(image_BCHW), -1)
+
+
 class AttentivePool(nn.Module):
     """One learned query per head looks at all patches; 6,400 patches cost next to nothing."""
 
@@ -86,11 +95,8 @@ class Classifier(nn.Module):
     def patches(
         self, image_BCHW: UInt8[Tensor, "B 1 H W"]
     ) -> tuple[Float[Tensor, "B L P"], Int64[Tensor, "B L"]]:
-        """All patches, normalised, and their ids: what the encoder takes."""
-        patches_BLP = normalize_pixels(patchify(image_BCHW, self.patch), PIXEL_MEAN, PIXEL_STD)
-        ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
         # Not from one named parameter: touching it outside its module makes ZeRO 3 gather it.
-        return patches_BLP.to(next(self.parameters()).dtype), ids_L.expand(len(image_BCHW), -1)
+        return all_patches(image_BCHW, self.patch, next(self.parameters()).dtype)
 
     def pooled(
         self, tokens_BND: Float[Tensor, "B N D"], is_valid_BL: Bool[Tensor, "B L"]

@@ -171,7 +171,7 @@ class ReportDecoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.longest = longest
+        self.longest, self.width = longest, width
         self.embed = nn.Embedding(vocabulary, width)
         self.position_token = nn.Parameter(torch.empty(longest, width))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))

@@ -6,6 +6,7 @@ Shape suffixes: B films, L patches, N films of a split, C findings or classes.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ from xpt.tasks.labels import (
 
 log = logging.getLogger("xpt")
 SCORE = "val/auroc"
-"""What the best weights are chosen by."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +46,8 @@ class Labelled:
     target_NC: Float[np.ndarray, "N C"]
     row_of: dict[str, int]
     """Place of each key in `target_NC`."""
+    groups: None = None
+    """Every film is an input by itself."""
 
     def batch_targets(self, batch: Batch) -> Float[Tensor, "B C"]:
         """Targets of a batch, float32, on its device; NaN for a film that is not of this split."""
@@ -89,10 +91,19 @@ class Recognition:
                 ", ".join(undefined),
             )
 
+    score = SCORE
+
     @property
-    def train_set(self) -> ShardSet:
-        """The films that are trained on."""
-        return self.train.shards
+    def saved(self) -> dict[str, Any]:
+        """What the outputs mean."""
+        return {"findings": list(self.map.findings)}
+
+    def line(self) -> str:
+        """What is learned, for the log."""
+        return (
+            f"{self.settings.protocol}, {len(self.train.shards):,} films of {self.patients:,} patients; "
+            f"{', '.join(self.map.findings)}"
+        )
 
     def evaluated(self) -> list[Labelled]:
         """Validation, and the test split where the data set has one.

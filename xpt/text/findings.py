@@ -126,6 +126,16 @@ def asserted_findings(report: str, language: Language) -> frozenset[str]:
     )
 
 
+def mentions(report: str, language: Language) -> list[tuple[int, int]]:
+    """Where the report first names each finding that it asserts: characters, the end excluded, in order."""
+    found = []
+    for finding in asserted_findings(report, language):
+        mention = re.search(PATTERNS[finding][language], report.lower())
+        if mention is not None:
+            found.append(mention.span())
+    return sorted(found)
+
+
 def _is_denied(sentence: str, mention: re.Match[str], grammar: Grammar) -> bool:
     if re.search(grammar.before, mention.group()):
         return True

@@ -16,7 +16,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
-from xpt.metrics import Interval, interval
+from xpt.metrics import Difference, Interval, Statistic, interval, paired_difference
 from xpt.text.findings import FINDINGS, asserted_findings
 from xpt.text.normalise import Language, normalise
 from xpt.text.words import Words
@@ -125,6 +125,23 @@ def finding_scores(
     return scores
 
 
+def finding_f1_difference(
+    references: list[str], ours: list[str], theirs: list[str], patients: list[str], language: Language
+) -> Difference:
+    """Micro F1 of ours minus theirs."""
+    _check(references, ours, patients)
+    _check(references, theirs, patients)
+    wanted_NC = _labels(references, language)
+
+    def f1(candidates: list[str]) -> Statistic:
+        found_NC = _labels(candidates, language)
+        hits_N = 2.0 * (wanted_NC & found_NC).sum(1)
+        all_N = (wanted_NC.sum(1) + found_NC.sum(1)).astype(np.float64)
+        return lambda weight_RN: _ratio(weight_RN @ hits_N, weight_RN @ all_N)
+
+    return paired_difference(f1(ours), f1(theirs), patients)
+
+
 def _labels(texts: list[str], language: Language) -> np.ndarray:
     """[N, C] bool."""
     said = [asserted_findings(text, language) for text in texts]
@@ -132,11 +149,11 @@ def _labels(texts: list[str], language: Language) -> np.ndarray:
 
 
 def _ratio_interval(above_N: np.ndarray, below_N: np.ndarray, patients: list[str]) -> Interval:
-    def ratio(weight_RN: np.ndarray) -> np.ndarray:
-        above_R, below_R = weight_RN @ above_N, weight_RN @ below_N
-        return np.divide(above_R, below_R, out=np.full(above_R.shape, np.nan), where=below_R > 0)
+    return interval(lambda weight_RN: _ratio(weight_RN @ above_N, weight_RN @ below_N), patients)
 
-    return interval(ratio, patients)
+
+def _ratio(above_R: np.ndarray, below_R: np.ndarray) -> np.ndarray:
+    return np.divide(above_R, below_R, out=np.full(above_R.shape, np.nan), where=below_R > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,113 @@
+"""From films to studies: which films are one input, and what their report says.
+
+Shape suffixes: N studies.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from xpt.data.groups import Groups, grouped
+from xpt.data.index import ShardSet, select_rows
+from xpt.data.samples import read_reported
+from xpt.report_config import ReportConfig
+from xpt.text.normalise import Language, checked_report
+from xpt.text.sections import section_of
+
+log = logging.getLogger("xpt")
+FRONTAL = ("PA", "AP", "")
+"""Views that show a chest from the front; where a source names none, its films were looked at when built."""
+_ORDER = (*FRONTAL, "LATERAL", "OBLIQUE")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Studies:
+    """The studies of a split that are used, in the order of their first films."""
+
+    shards: ShardSet
+    groups: Groups
+    names: list[str]
+    patients: list[str]
+    texts: list[dict[Language, str]]
+    """What is to be written, by language; at least one."""
+    row_of: dict[str, int]
+    """The study of each film that is looked at, by key."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def with_text(self, language: Language) -> list[int]:
+        """Rows of the studies that have a text in the language."""
+        return [row for row, texts in enumerate(self.texts) if language in texts]
+
+
+def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
+    """The studies of a split. A film without a study is one by itself.
+
+    Raises ValueError for a study that cannot be used, unless those are left out, and for a language that no
+    study has.
+    """
+    films = read_reported(shards)
+    members: dict[tuple[str, str], list[int]] = {}
+    for row, (patient, study, key) in enumerate(zip(films.patients, films.studies, films.keys, strict=True)):
+        members.setdefault((patient, study or key), []).append(row)
+    used: list[tuple[list[int], str, str, dict[Language, str]]] = []
+    reasons: Counter[str] = Counter()
+    for (patient, study), rows in members.items():
+        rows.sort(key=lambda row: (_ORDER.index(films.views[row]), row))
+        where = f"split {shards.split}, study {study} of patient {patient}"
+        try:
+            if films.views[rows[0]] not in FRONTAL:
+                raise ValueError(f"{where}: no frontal film, only {films.views[rows[0]]}")
+            texts = _texts([films.reports[row] for row in rows], settings, where)
+        except ValueError as error:
+            if settings.unusable == "refuse":
+                raise ValueError(f"{error} Or set --report.unusable leave_out.") from error
+            reasons[str(error).removeprefix(where).split(",")[0]] += 1
+            continue
+        used.append((rows[: settings.views], study, patient, texts))
+    if reasons:
+        said = "; ".join(f"{count}{reason}" for reason, count in reasons.most_common(3))
+        log.warning("split %s: %d studies left out (%s)", shards.split, sum(reasons.values()), said)
+    for language in settings.languages:
+        if not any(language in texts for _, _, _, texts in used):
+            there = sorted({name for reports in films.reports for name in reports})
+            raise ValueError(
+                f"language {language}: no study of split {shards.split} has a text in it "
+                f"({settings.section}); the shards have reports in: {', '.join(there) or 'no language'}. Set "
+                "--languages, or build the shards with a table that has them: xpt-shards build --meta."
+            )
+    used.sort(key=lambda study: study[0])
+    # What stands in for a damaged film is one of those that are looked at.
+    is_looked_at_N = np.zeros(len(shards), dtype=bool)
+    is_looked_at_N[[row for rows, _, _, _ in used for row in rows]] = True
+    place_N = np.cumsum(is_looked_at_N) - 1
+    looked_at = select_rows(shards, is_looked_at_N)
+    return Studies(
+        shards=looked_at,
+        groups=grouped(looked_at, [place_N[rows].tolist() for rows, _, _, _ in used]),
+        names=[study for _, study, _, _ in used],
+        patients=[patient for _, _, patient, _ in used],
+        texts=[texts for _, _, _, texts in used],
+        row_of={films.keys[row]: study for study, (rows, _, _, _) in enumerate(used) for row in rows},
+    )
+
+
+def _texts(reports: list[dict[str, str]], settings: ReportConfig, where: str) -> dict[Language, str]:
+    """The section in each language, from the first film that has the report."""
+    texts: dict[Language, str] = {}
+    for language in settings.languages:
+        found = next((report[language] for report in reports if language in report), None)
+        if found is None:
+            continue
+        text = section_of(checked_report(found, language, where), settings.section)
+        if text:
+            texts[language] = text
+    if not texts:
+        raise ValueError(
+            f"{where}: no {settings.section} in {' or '.join(settings.languages)}, got reports in "
+            f"{', '.join(sorted({name for report in reports for name in report})) or 'no language'}."
+        )
+    return texts
