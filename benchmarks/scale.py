@@ -194,8 +194,8 @@ def model_table(console: Console) -> list[dict[str, Any]]:
                 rows.append({"ranks": ranks, "stage": stage, "batch": batch, **dataclasses.asdict(step)})
     console.print(
         f"{parameters / 1e6:.0f} M parameters, {work(config).training / 1e12:.2f} TFLOP per image; "
-        "efficiency from nothing overlapping to all that can. Published: NeMo CLIP 92.5% at 128 GPUs, CLAP 84 to 87% "
-        "at 512."
+        "efficiency from nothing overlapping to all that can. Published: NeMo CLIP 92.5% at 128 GPUs, "
+        "CLAP 84 to 87% at 512."
     )
     console.print(table)
     return rows
