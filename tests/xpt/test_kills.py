@@ -31,7 +31,7 @@ def survive(forker: Forker, shards: Path, folder: Path, *, ranks: int, stage: in
     length = time.monotonic() - started
 
     rng = random.Random(1000 * stage + ranks)
-    killed = 0
+    killed = torn = 0
     while killed < kills:
         run = forker.start(folder / "killed", shards, *flags, ranks=ranks)
         time.sleep(rng.uniform(0, length))
@@ -41,9 +41,11 @@ def survive(forker: Forker, shards: Path, folder: Path, *, ranks: int, stage: in
             shutil.rmtree(folder / "killed")
         else:
             killed += 1
+            torn += any((folder / "killed" / "checkpoints").glob(".images-*.tmp"))
     last = forker.start(folder / "killed", shards, *flags, ranks=ranks)
     assert last.wait() == [0] * ranks, last.log.read_text()
     assert trace(folder / "killed") == trace(folder / "whole")
+    print(f"ZeRO {stage}, {ranks} ranks: {killed} kills, {torn} of them while a checkpoint was written")
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])

@@ -21,7 +21,7 @@ from xpt.config import DataConfig
 from xpt.data.batch import Batch, coverage
 from xpt.data.crop import Windows, draw_windows, full_frames, valid_patches
 from xpt.data.groups import Groups
-from xpt.data.index import ShardSet
+from xpt.data.index import ShardSet, expect_random_reads
 from xpt.data.order import SampleOrder, evaluation_positions, micro_batch_size, rank_slice
 from xpt.data.pipeline import PicturePipeline
 from xpt.data.reader import DataError, Fault, Sample, SampleSource
@@ -230,6 +230,7 @@ def train_loader(
     `batch` is the global batch; each step is `accumulation` micro-batches on each of `world_size` ranks.
     Raises ValueError where they do not divide it.
     """
+    expect_random_reads(shards)
     sizes_S = shards.shard_sizes if groups is None else groups.sizes_S
     starts_S = np.cumsum(sizes_S) - sizes_S
     order = SampleOrder(sizes_S, seed=seed, window=data.window_shards)
