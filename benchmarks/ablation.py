@@ -5,13 +5,13 @@
         --launch "srun python xpt/train.py --ds_config ds_configs/zero2.json"
 
 Every arm differs from the preset in one thing and is trained by `xpt-train` with each of the seeds, for as
-many images as the others, and where an image costs other FLOPs (`xpt.flops`) once more for as much compute. It
-is judged by the probe that each run makes of its frozen features: logistic regression on zones of the film,
-AUROC on validation films of other patients. `pretrained: no` is the probe of the base's weights before their
-first step.
+many images as the others, and where an image costs other FLOPs (`xpt.flops`) once more for as much compute.
+It is judged by the probe that each run makes of its frozen features: logistic regression on zones of the
+film, AUROC on validation films of other patients. `pretrained: no` is the probe of the base's weights before
+their first step.
 
-Without `--shards` the films are phantoms, drawn once. A run that is there is not repeated, so the same command
-goes on.
+Without `--shards` the films are phantoms, drawn once. A run that is there is not repeated, so the same
+command goes on.
 Intervals are over patients (2,000 bootstrap draws, all arms and seeds on the same patients).
 """
 
