@@ -87,8 +87,7 @@ def main(args: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=args, description=__doc__)
     options.out.mkdir(parents=True, exist_ok=True)
     shards = options.shards or _phantoms(options)
-    patients = {split: read_samples(open_shards(shards, split)).patients for split in ("train", "val")}
-    check_disjoint(patients)
+    check_disjoint({split: read_samples(open_shards(shards, split)).patients for split in ("train", "val")})
     console = Console()
     console.print("oracle: no patient is in both splits: green")
     arms = [arm for arm in arms_of(options) if not options.arms or arm.name in options.arms]
