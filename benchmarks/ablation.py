@@ -5,13 +5,13 @@
         --launch "srun python xpt/train.py --ds_config ds_configs/zero2.json"
 
 Every arm differs from the preset in one thing and is trained by `xpt-train` with each of the seeds, for as
-many images as the others, and where an image costs other FLOPs (`xpt.flops`) once more for as much compute. It
-is judged by the probe that each run makes of its frozen features: logistic regression on zones of the film,
-AUROC on validation films of other patients. `pretrained: no` is the probe of the base's weights before their
-first step.
+many images as the others, and where an image costs other FLOPs (`xpt.flops`) once more for as much compute.
+It is judged by the probe that each run makes of its frozen features: logistic regression on zones of the
+film, AUROC on validation films of other patients. `pretrained: no` is the probe of the base's weights before
+their first step.
 
-Without `--shards` the films are phantoms, drawn once. A run that is there is not repeated, so the same command
-goes on.
+Without `--shards` the films are phantoms, drawn once. A run that is there is not repeated, so the same
+command goes on.
 Intervals are over patients (2,000 bootstrap draws, all arms and seeds on the same patients).
 """
 
@@ -87,8 +87,7 @@ def main(args: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=args, description=__doc__)
     options.out.mkdir(parents=True, exist_ok=True)
     shards = options.shards or _phantoms(options)
-    patients = {split: read_samples(open_shards(shards, split)).patients for split in ("train", "val")}
-    check_disjoint(patients)
+    check_disjoint({split: read_samples(open_shards(shards, split)).patients for split in ("train", "val")})
     console = Console()
     console.print("oracle: no patient is in both splits: green")
     arms = [arm for arm in arms_of(options) if not options.arms or arm.name in options.arms]

@@ -32,9 +32,8 @@ def forest(title: str, bars: Sequence[Bar]) -> str:
         y = HEAD + ROW * i + ROW // 3
         colour = "#1565c0" if bar.low <= 0 <= bar.high else "#c62828"
         parts.append(f'<text x="{LABELS - 12}" y="{y + 4}" text-anchor="end">{html.escape(bar.name)}</text>')
-        parts.append(
-            f'<path d="M{across(bar.low):.1f} {y}H{across(bar.high):.1f}" stroke="{colour}" stroke-width="2"/>'
-        )
+        ends = f"M{across(bar.low):.1f} {y}H{across(bar.high):.1f}"
+        parts.append(f'<path d="{ends}" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<circle cx="{across(bar.value):.1f}" cy="{y}" r="4" fill="{colour}"/>')
     for x in (-widest / 1.05, 0, widest / 1.05):
         parts.append(f'<text x="{across(x):.1f}" y="{height - 6}" text-anchor="middle">{x:+.3f}</text>')

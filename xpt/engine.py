@@ -147,7 +147,7 @@ def start_engine(
     # DeepSpeed would read every step's gradient norm on the host to drop steps where it is not finite.
     # Here that happens on the device.
     for module in (stage_1_and_2, stage3, bf16_optimizer):
-        module.is_invalid_grad_norm = lambda norm: False
+        vars(module)["is_invalid_grad_norm"] = lambda norm: False
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,  # pyright: ignore[reportArgumentType]
@@ -179,7 +179,7 @@ def _skip_steps_that_are_not_finite(optimizer: torch.optim.Optimizer, engine: En
     step: Any = optimizer.step
 
     def guarded() -> None:
-        is_bad = ~torch.isfinite(gradient_norm_of(engine.optimizer, engine.device))
+        is_bad = ~torch.isfinite(gradient_norm(engine))
         if isinstance(optimizer, DeepSpeedCPUAdam):
             if not is_bad.item():
                 step()
@@ -201,12 +201,9 @@ def gradient_norm(engine: Engine) -> torch.Tensor:
 
     Infinite where a gradient was not finite. Does not wait for the device.
     """
-    return gradient_norm_of(engine.optimizer, engine.device)
-
-
-def gradient_norm_of(zero: Any, device: torch.device) -> torch.Tensor:  # noqa: ANN401  wrappers share no base
-    """As `gradient_norm`, inside a step too."""
-    norm = torch.as_tensor(zero._global_grad_norm, dtype=torch.float32).to(device, non_blocking=True).detach()
+    zero: Any = engine.optimizer  # the wrapper has the norm already inside a step, the engine after it
+    norm = torch.as_tensor(zero._global_grad_norm, dtype=torch.float32).detach()
+    norm = norm.to(engine.device, non_blocking=True)
     return torch.where(norm >= 0, norm, torch.inf)  # some of DeepSpeed's norms are -1 instead
 
 

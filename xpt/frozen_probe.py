@@ -73,13 +73,13 @@ def answer(
     """AUROC on the validation films, with its interval by patient, of logistic regression and of the nearest
     neighbours, for each finding and on average; and what the regression says of each of those films.
     Films whose features are NaN (damaged ones) are left out."""
-    sound_N, sound_Q = (np.isfinite(features).all(1) for features in (features_ND, features_QD))
+    sound_N, sound_Q = (np.flatnonzero(np.isfinite(f).all(axis=1)) for f in (features_ND, features_QD))
     features_ND, features_QD = features_ND[sound_N], features_QD[sound_Q]
     question = Question(
         findings=question.findings,
         target_NC=question.target_NC[sound_N],
         target_QC=question.target_QC[sound_Q],
-        patients=[p for p, is_sound in zip(question.patients, sound_Q, strict=True) if is_sound],
+        patients=[question.patients[film] for film in sound_Q],
     )
     known, asked = (torch.from_numpy(features).float() for features in (features_ND, features_QD))
     target_NC = torch.from_numpy(question.target_NC)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from xpt import train
+from xpt.engine import Engine
 
 MARKS = Path(os.environ["HELD_MARKS"])
 EVENTS = os.environ["HELD"].split(",")
@@ -30,7 +31,7 @@ class Remembered(train.StopSignal):
         signals.append(self)
 
 
-def at_each_step(engine: train.Engine, rate: float) -> None:
+def at_each_step(engine: Engine, rate: float) -> None:
     global steps
     if steps == STEP and event:
         (MARKS / str(met)).touch()
