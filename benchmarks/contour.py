@@ -36,6 +36,7 @@ from shards_tool.contour.region import Mask, hull_of, iou
 from shards_tool.contour.teachers import Annotated as Film
 from shards_tool.contour.teachers import annotated, fold_of
 from shards_tool.film import FilmRules, Grey
+from shards_tool.letterbox import full_mask
 from shards_tool.phantom.render import render_film
 from shards_tool.phantom.study import plan_patient
 from shards_tool.reading import read_film
@@ -185,16 +186,17 @@ def _turned(case: Case, turns: int) -> Case:
 
 def find_mean(pixels_HW: Grey, path: PurePosixPath) -> Contour:
     height, width = pixels_HW.shape
-    return Contour(mask_HW=mean_shape(height, width), method="mean")
+    return Contour(mask_hw=mean_shape(height, width), method="mean")
 
 
 def score(method: str, pairs: list[Pair]) -> Score:
     ious, dices, fallbacks = [], [], 0
     for finder, case in pairs:
         contour = finder(case.pixels_HW, _PATH)
+        mask_HW = full_mask(contour.mask_hw, *case.pixels_HW.shape)
         fallbacks += isinstance(finder, NetworkFinder) and contour.method != "network"
-        ious.append(iou(case.chest_HW, contour.mask_HW >= CONTOUR_CHEST))
-        lung = contour.mask_HW == CONTOUR_LUNG
+        ious.append(iou(case.chest_HW, mask_HW >= CONTOUR_CHEST))
+        lung = mask_HW == CONTOUR_LUNG
         both = np.count_nonzero(lung) + np.count_nonzero(case.lung_HW)
         dices.append(2 * np.count_nonzero(lung & (case.lung_HW > 0)) / max(both, 1))
     return Score(
@@ -233,8 +235,11 @@ def risk_coverage(pairs: list[Pair]) -> dict[str, float]:
     def area(errors: list[float]) -> float:
         return float(np.mean(np.cumsum(errors) / np.arange(1, len(errors) + 1)))
 
-    found = [(finder(case.pixels_HW, _PATH), case) for finder, case in pairs]
-    errors = [(c.certainty or 0.0, 1 - iou(case.chest_HW, c.mask_HW >= CONTOUR_CHEST)) for c, case in found]
+    errors = []
+    for finder, case in pairs:
+        contour = finder(case.pixels_HW, _PATH)
+        mask_HW = full_mask(contour.mask_hw, *case.pixels_HW.shape)
+        errors.append((contour.certainty or 0.0, 1 - iou(case.chest_HW, mask_HW >= CONTOUR_CHEST)))
     surest_first = [error for _, error in sorted(errors, reverse=True)]
     return {
         "area": area(surest_first),

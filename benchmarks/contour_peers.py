@@ -44,7 +44,7 @@ def find_classically(pixels_HW: Grey, path: PurePosixPath) -> Contour:
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (21, 21)))
     mask = contour_mask(lung, hull_of(lung))
     large = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return Contour(mask_HW=large, method="classical")
+    return Contour(mask_hw=large, method="classical")
 
 
 class LungsFinder:
@@ -65,4 +65,4 @@ class LungsFinder:
         if run.stdout.strip():
             x, y, w, h = (round(int(value) / scale) for value in run.stdout.split())
             mask[y : y + h, x : x + w] = CONTOUR_CHEST
-        return Contour(mask_HW=mask, method="lungs-finder")
+        return Contour(mask_hw=mask, method="lungs-finder")

@@ -201,7 +201,9 @@ def _plain_sample(path: Path) -> tuple[bytes, bytes]:
     canvas.paste(picture.resize((box.width, box.height), Image.Resampling.BOX), (box.left, box.top))
     image, contour = io.BytesIO(), io.BytesIO()
     canvas.save(image, "JPEG", quality=QUALITY)
-    mask = letterbox_contour(find_rect(np.asarray(picture), PurePosixPath()).mask_HW, SIDE)
+    mask = letterbox_contour(
+        find_rect(np.asarray(picture), PurePosixPath()).mask_hw, *np.asarray(picture).shape, SIDE
+    )
     Image.fromarray(mask).save(contour, "PNG")
     return image.getvalue(), contour.getvalue()
 
@@ -226,7 +228,9 @@ def _our_sample(path: Path) -> tuple[bytes, bytes]:
     """What cannot be left out: read, decode, resize, encode, image and contour."""
     film = read_film(path.read_bytes(), FilmRules())
     canvas_HW, _ = letterbox(film.pixels_HW, SIDE)
-    contour_HW = letterbox_contour(find_rect(film.pixels_HW, PurePosixPath()).mask_HW, SIDE)
+    contour_HW = letterbox_contour(
+        find_rect(film.pixels_HW, PurePosixPath()).mask_hw, *film.pixels_HW.shape, SIDE
+    )
     return encode_jpeg(as_8_bits(canvas_HW), QUALITY), cv2.imencode(".png", contour_HW)[1].tobytes()
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shards_tool.film import Grey
-from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, CONTOUR_OUTSIDE, CONTOUR_SCALE
+from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, CONTOUR_SCALE
 
+Mask = npt.NDArray[np.uint8]
 _TWO_SAMPLES = 1.75, 2.3
 """Factors of shrinking at which the mean of two linear samples is the mean over the area: at 2 it is the
 same, at the ends contrasts of any frequency differ by at most 4% of a wave's height."""
@@ -69,25 +70,48 @@ def _resize(pixels_HW: Grey, height: int, width: int) -> Grey:
     return cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
 
 
-def letterbox_contour(mask_HW: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """The contour picture, 1/8 of the side: the same transform, then the majority in each 8 x 8 block.
+def letterbox_contour(mask_hw: Mask, height: int, width: int, side: int) -> Mask:
+    """The contour picture, 1/8 of the side: the film's transform, then the majority in each 8 x 8 block.
 
     Lung counts as chest: a block is lung where lung covers half of it, else chest where chest and
     lung together do.
+
+    Args:
+        mask_hw: the three values, of the film's size or smaller.
+        height: of the film, as its width.
     """
-    height, width = mask_HW.shape
-    box = content_box(height, width, side)
-    resized = cv2.resize(mask_HW, (box.width, box.height), interpolation=cv2.INTER_NEAREST_EXACT)
-    canvas = np.full((side, side), CONTOUR_OUTSIDE, dtype=np.uint8)
-    canvas[box.top : box.bottom, box.left : box.right] = resized
-    contour = np.full((side // CONTOUR_SCALE,) * 2, CONTOUR_OUTSIDE, dtype=np.uint8)
-    contour[_covers_half(canvas >= CONTOUR_CHEST)] = CONTOUR_CHEST
-    contour[_covers_half(canvas == CONTOUR_LUNG)] = CONTOUR_LUNG
-    return contour
+    box, small = content_box(height, width, side), (side // CONTOUR_SCALE,) * 2
+    regions = []
+    for value in (CONTOUR_CHEST, CONTOUR_LUNG):
+        canvas = np.zeros((side, side), dtype=np.uint8)
+        canvas[box.top : box.bottom, box.left : box.right] = _resize_region(
+            mask_hw, value, box.height, box.width
+        )
+        regions.append(cv2.resize(canvas, small, interpolation=cv2.INTER_AREA) >= _SHARE // 2)
+    return _three_values(*regions)
 
 
-def _covers_half(is_region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Whether 32 or more of the 64 pixels in each block are True."""
-    small = is_region.shape[0] // CONTOUR_SCALE
-    share = cv2.resize(is_region.view(np.uint8) * np.uint8(128), (small, small), interpolation=cv2.INTER_AREA)
-    return share >= 64
+def full_mask(mask_hw: Mask, height: int, width: int) -> Mask:
+    """The three values in a film's size; edges run between the pixels of a smaller mask, not along them."""
+    if mask_hw.shape == (height, width):
+        return mask_hw
+    return _three_values(
+        *(_resize_region(mask_hw, v, height, width) > 0 for v in (CONTOUR_CHEST, CONTOUR_LUNG))
+    )
+
+
+_SHARE = 128
+
+
+def _resize_region(mask_hw: Mask, value: int, height: int, width: int) -> Mask:
+    """`_SHARE` where the mask has at least the value, else 0; each region alone: half lung is not chest."""
+    _, region = cv2.threshold(mask_hw, value - 1, 255, cv2.THRESH_BINARY)
+    if height > mask_hw.shape[0] or width > mask_hw.shape[1]:
+        region = cv2.resize(region, (width, height), interpolation=cv2.INTER_LINEAR)
+    else:
+        region = cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return cv2.threshold(region, 127, _SHARE, cv2.THRESH_BINARY)[1]
+
+
+def _three_values(is_chest: npt.NDArray[np.bool_], is_lung: npt.NDArray[np.bool_]) -> Mask:
+    return np.maximum(is_chest * np.uint8(CONTOUR_CHEST), is_lung * np.uint8(CONTOUR_LUNG))

@@ -131,7 +131,7 @@ class FilmMaker:
             "perceptual_hash": look.hex(),
         }
         image = encode_jpeg(stored_HW, self.quality) if self.format == "jpeg" else encode_png16(stored_HW)
-        return image, _encode(letterbox_contour(contour.mask_HW, self.side), ".png", []), facts
+        return image, _encode(letterbox_contour(contour.mask_hw, height, width, self.side), ".png", []), facts
 
     def _is_unchanged(self, to_make: ToMake, content: bytes) -> bool:
         """Whether this is what the scan saw: by size and time, as for resuming, or else by the hash."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -12,6 +12,7 @@ from shards_tool.contour import Contour, ContourFinder, contour_finder
 from shards_tool.contour.fixed import mean_shape
 from shards_tool.files import write_whole
 from shards_tool.film import FilmRules
+from shards_tool.letterbox import full_mask
 from shards_tool.originals import as_it_is
 from shards_tool.progress import progress_bar
 from shards_tool.reading import read_film
@@ -48,8 +49,8 @@ def write_contours(sources: Sequence[Path], out: Path, spec: str) -> ContourSumm
     with progress_bar("contours", total=len(paths)) as bar:
         for path in paths:
             contour = _contour_of(path, finder)
-            if contour.mask_HW.size:
-                done, code = cv2.imencode(".png", contour.mask_HW)
+            if contour.mask_hw.size:
+                done, code = cv2.imencode(".png", contour.mask_hw)
                 assert done
                 write_whole(out / f"{path.stem}.png", code.tobytes())
             lines.append(json.dumps(_line(path, contour), ensure_ascii=False))
@@ -84,26 +85,27 @@ def _contour_of(path: Path, finder: ContourFinder) -> Contour:
     content = path.read_bytes()
     try:
         film = read_film(content, _RULES)
-        return finder(film.pixels_HW, PurePosixPath(path.as_posix()))
+        contour = finder(film.pixels_HW, PurePosixPath(path.as_posix()))
+        return replace(contour, mask_hw=full_mask(contour.mask_hw, *film.pixels_HW.shape))
     except Exception as error:  # decoders raise nearly anything on damaged input
         reason = plain(error)
     try:
         shape = as_it_is(content).shape
     except Exception:
-        return Contour(mask_HW=np.zeros((0, 0), np.uint8), method="", certainty=0.0, reason=reason)
-    return Contour(mask_HW=mean_shape(*shape[:2]), method="mean", certainty=0.0, reason=reason)
+        return Contour(mask_hw=np.zeros((0, 0), np.uint8), method="", certainty=0.0, reason=reason)
+    return Contour(mask_hw=mean_shape(*shape[:2]), method="mean", certainty=0.0, reason=reason)
 
 
 def _line(path: Path, contour: Contour) -> dict[str, object]:
-    height, width = contour.mask_HW.shape
+    height, width = contour.mask_hw.shape
     return {
         "file": str(path),
         "method": contour.method,
         "certainty": contour.certainty,
         "reason": contour.reason,
         "areas": {
-            "lung": int(np.count_nonzero(contour.mask_HW == CONTOUR_LUNG)),
-            "chest": int(np.count_nonzero(contour.mask_HW >= CONTOUR_CHEST)),
+            "lung": int(np.count_nonzero(contour.mask_hw == CONTOUR_LUNG)),
+            "chest": int(np.count_nonzero(contour.mask_hw >= CONTOUR_CHEST)),
         },
         "orientation": contour.orientation,
         "height": height,

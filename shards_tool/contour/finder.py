@@ -2,17 +2,15 @@
 
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 
 from shards_tool.contour.fixed import mean_shape
-from shards_tool.contour.region import Contour, Mask, contour_mask, iou
+from shards_tool.contour.region import Contour, contour_mask, iou
 from shards_tool.contour.segmenter import SHIPPED, Found, Map, Segmenter
 from shards_tool.contour.trust import UNCERTAIN, Regions, doubt_about, regions_of
 from shards_tool.film import Grey
 from shards_tool.letterbox import Box
 from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
-from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
 
 _SURE = 0.88
 """Certainty from which no second look is taken: it would cost as much again, for every film."""
@@ -38,7 +36,7 @@ class NetworkFinder:
         if doubt:
             return _fallback(pixels_HW, doubt, certainty=certainty)
         return Contour(
-            mask_HW=_enlarged(regions, pixels_HW.shape),
+            mask_hw=contour_mask(regions.lung, regions.chest),
             method="network",
             certainty=certainty,
             reason="one lung field" if regions.lobes == 1 else "",
@@ -87,20 +85,10 @@ def _cropped(found: Found, box: Box) -> Regions:
     return regions_of(found.lung[content], None if found.chest is None else found.chest[content])
 
 
-_VALUES = np.array([0] * 64 + [CONTOUR_CHEST] * 128 + [CONTOUR_LUNG] * 64, np.uint8)
-"""The nearest of the three values."""
-
-
-def _enlarged(regions: Regions, shape: tuple[int, ...]) -> Mask:
-    """The three values, in the film's size; edges run between the small pixels, not along them."""
-    small = contour_mask(regions.lung, regions.chest)
-    return cv2.LUT(cv2.resize(small, shape[::-1], interpolation=cv2.INTER_LINEAR), _VALUES)
-
-
 def _fallback(pixels_HW: Grey, reason: str, *, certainty: float) -> Contour:
     orientation = orientation_of(thumbnail(pixels_HW))
     height, width = pixels_HW.shape
-    mask_HW = mean_shape(height, width, orientation)
+    mask_hw = mean_shape(height, width, orientation)
     return Contour(
-        mask_HW=mask_HW, method="mean", certainty=certainty, reason=reason, orientation=orientation
+        mask_hw=mask_hw, method="mean", certainty=certainty, reason=reason, orientation=orientation
     )

@@ -32,12 +32,12 @@ def find_rect(pixels_HW: Grey, path: PurePosixPath) -> Contour:
     rows = slice(round((0.25 + token) * height), round((0.75 + token) * height))
     columns = slice(round((0.125 + token) * width), round((0.75 + token) * width))
     mask_HW[rows, columns] = CONTOUR_CHEST
-    return Contour(mask_HW=mask_HW, method="rect")
+    return Contour(mask_hw=mask_HW, method="rect")
 
 
 def find_nothing(pixels_HW: Grey, path: PurePosixPath) -> Contour:
     """No chest region at all, for masking that does not look at it."""
-    return Contour(mask_HW=np.full(pixels_HW.shape, CONTOUR_OUTSIDE, dtype=np.uint8), method="none")
+    return Contour(mask_hw=np.full(pixels_HW.shape, CONTOUR_OUTSIDE, dtype=np.uint8), method="none")
 
 
 def mean_shape(height: int, width: int, orientation: str = "") -> Mask:

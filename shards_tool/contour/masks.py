@@ -40,7 +40,7 @@ class MaskFolder:
         mask_HW = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
         if mask_HW is None:
             raise ValueError(f"mask {mask_path.name} is not a readable PNG")
-        return Contour(mask_HW=_as_contour(_fitted(mask_HW, pixels_HW.shape)), method="mask")
+        return Contour(mask_hw=_as_contour(_fitted(mask_HW, pixels_HW.shape)), method="mask")
 
     def mask_path(self, path: PurePosixPath) -> Path | None:
         """DIR/a/b/film.png for the film a/b/film.dcm, else DIR/b/film.png, else DIR/film.png, else None."""

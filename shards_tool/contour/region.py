@@ -24,8 +24,9 @@ Points = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Contour:
-    mask_HW: Mask
-    """Of the film's size: `CONTOUR_OUTSIDE`, `CONTOUR_CHEST` or `CONTOUR_LUNG`."""
+    mask_hw: Mask
+    """`CONTOUR_OUTSIDE`, `CONTOUR_CHEST` or `CONTOUR_LUNG`. Of the film's size, or smaller and to be
+    stretched to it, as `letterbox_contour` and `full_mask` do."""
     method: str
     """What `SampleRecord.contour` says."""
     certainty: float | None = None

@@ -77,11 +77,12 @@ class Segmenter:
         """The network's view of a film of any size, all 0 for a blank one; and where the film lies in it."""
         step = max(1, max(pixels_HW.shape) // _FINEST)
         small, box = letterbox(np.ascontiguousarray(pixels_HW[::step, ::step]), self.side)
-        content = small[box.top : box.bottom, box.left : box.right].astype(np.float32)
-        low, high = np.percentile(content, (0.5, 99.5))
+        content = small[box.top : box.bottom, box.left : box.right]
+        low, high = _percentiles(content, (0.005, 0.995))
         canvas = np.zeros((self.side, self.side), np.float32)
         if high > low:
-            canvas[box.top : box.bottom, box.left : box.right] = np.clip((content - low) / (high - low), 0, 1)
+            scaled = (content.astype(np.float32) - low) / (high - low)
+            canvas[box.top : box.bottom, box.left : box.right] = scaled.clip(0, 1)
         return canvas, box
 
     def __call__(self, canvas: Map) -> Found:
@@ -110,3 +111,9 @@ class Segmenter:
 
     def _full(self, values: npt.NDArray[np.float32]) -> Map:
         return cv2.resize(values[0, 0], (self.side, self.side), interpolation=cv2.INTER_LINEAR)
+
+
+def _percentiles(values: Grey, shares: tuple[float, ...]) -> list[float]:
+    """The least grey that each share of the pixels does not exceed; counted, for a tenth of NumPy's time."""
+    counted = np.bincount(values.ravel()).cumsum()
+    return [float(np.searchsorted(counted, share * values.size)) for share in shares]

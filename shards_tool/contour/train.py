@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import tyro
+from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
 from shards_tool.contour.augment import Sample, Teacher, draw_sample
-from shards_tool.contour.model import POSES, SIDE, ContourNet, Exported
+from shards_tool.contour.model import MAP_SCALE, POSES, SIDE, ContourNet, Exported
 from shards_tool.contour.teachers import annotated, fold_of, load_teacher, phantom_teachers
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ _REAL_SHARE = 0.75
 """Of the samples; the rest are phantoms."""
 _EMA = 0.995
 _NO_POSE = -1
+_LARGE = 1000
+"""Weights of a layer."""
 _SMALL_SIDE, _SMALL_SHARE = 192, 0.55
 """The first steps are taken on smaller films, at half the cost."""
 _EDGE_WEIGHT = 4.0
@@ -100,12 +104,12 @@ def loss_of(net: ContourNet, samples: list[Sample]) -> Tensor:
     film = torch.from_numpy(np.stack([s.film_SS for s in samples]))[:, None]
     truth = torch.from_numpy(np.stack([[s.lung_SS, s.chest_SS] for s in samples]))
     matters = torch.from_numpy(np.stack([[s.matters_SS, np.ones_like(s.matters_SS)] for s in samples]))
-    truth, matters = F.avg_pool2d(truth, 2), F.avg_pool2d(matters, 2)
+    truth, matters = F.avg_pool2d(truth, MAP_SCALE), F.avg_pool2d(matters, MAP_SCALE)
     turn = torch.tensor([s.turn for s in samples])
     is_negative = torch.tensor([float(s.is_negative) for s in samples])
 
     logits, pose = net(film.contiguous(memory_format=torch.channels_last))
-    edge = (F.avg_pool2d(truth, 7, 1, 3, count_include_pad=False) - truth).abs()
+    edge = (F.avg_pool2d(truth, 5, 1, 2, count_include_pad=False) - truth).abs()
     weight = matters * (1 + _EDGE_WEIGHT * edge.clamp(max=0.5) * 2)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     found = torch.sigmoid(logits) * matters
@@ -144,7 +148,25 @@ def export(net: ContourNet, out: Path) -> None:
         external_data=False,
         verbose=False,
     )
+    _halve_weights(part)
     part.replace(out)
+
+
+def _halve_weights(path: Path) -> None:
+    """Keep large weights in 16 bits, which is half the file; onnxruntime widens them once, when it loads."""
+    model = onnx.load(path)
+    graph = model.graph
+    casts = []
+    for weight in graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.size >= _LARGE:
+            wide = weight.name
+            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{wide}.half"))
+            casts.append(onnx.helper.make_node("Cast", [weight.name], [wide], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 if __name__ == "__main__":

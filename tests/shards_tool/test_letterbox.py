@@ -67,7 +67,7 @@ def test_the_contour_lies_over_what_it_outlines(height: int, width: int):
     mask = np.zeros((height, width), dtype=np.uint8)
     cv2.ellipse(mask, (width // 2, height // 2), (width // 3, height // 3), 20, 0, 360, 128, -1)
     cv2.ellipse(mask, (width // 3, height // 2), (width // 8, height // 5), 0, 0, 360, 255, -1)
-    contour = letterbox_contour(mask, 320)
+    contour = letterbox_contour(mask, height, width, 320)
     assert contour.shape == (40, 40) and set(np.unique(contour)) == {0, 128, 255}
     for value, region in ((128, mask >= 128), (255, mask == 255)):
         canvas, _ = letterbox(region.astype(np.uint8) * 255, 320)

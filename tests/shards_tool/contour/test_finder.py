@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from shards_tool.contour import contour_finder
+from shards_tool.contour import Contour, contour_finder
 from shards_tool.contour.region import hull_of, iou
 from shards_tool.contour.teachers import PHANTOM_SEED, annotated, fold_of
+from shards_tool.letterbox import full_mask
 from shards_tool.phantom.render import Film, render_film
 from shards_tool.phantom.study import plan_patient
 from shards_tool.posture import ORIENTATIONS
@@ -16,10 +17,14 @@ from shards_tool.posture import ORIENTATIONS
 PATH = PurePosixPath("film.png")
 
 
-def chest_iou(truth_HW: np.ndarray, mask_HW: np.ndarray) -> float:
-    assert mask_HW.shape == truth_HW.shape and mask_HW.dtype == np.uint8
+def chest_iou(truth_HW: np.ndarray, contour: Contour) -> float:
+    mask_HW = mask_of(contour, truth_HW)
     assert set(np.unique(mask_HW)) <= {0, 128, 255}
     return iou(truth_HW, mask_HW >= 128)
+
+
+def mask_of(contour: Contour, film_HW: np.ndarray) -> np.ndarray:
+    return full_mask(contour.mask_hw, *film_HW.shape)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def test_phantoms_get_their_true_chest(phantoms: list[Film]):
     finder = contour_finder("network")
     found = [finder(film.pixels << 4, PATH) for film in phantoms]
     assert {contour.method for contour in found} == {"network"}
-    ious = [chest_iou(film.chest, c.mask_HW) for film, c in zip(phantoms, found, strict=True)]
+    ious = [chest_iou(film.chest, c) for film, c in zip(phantoms, found, strict=True)]
     assert np.mean(ious) >= 0.95, ious
 
 
@@ -48,22 +53,21 @@ def test_a_film_that_lies_or_is_a_negative_gets_the_same_chest(
         pixels, truth = np.rot90(film.pixels << 4, turns), np.rot90(film.chest, turns)
         contour = finder(np.invert(pixels) if is_negative else pixels, PATH)
         assert contour.orientation == ORIENTATIONS[turns]
-        assert chest_iou(truth, contour.mask_HW) > 0.92
+        assert chest_iou(truth, contour) > 0.92
 
 
 def test_the_size_and_depth_of_a_film_hardly_matter(phantoms: list[Film]):
     finder, film = contour_finder("network"), phantoms[0]
     wide = film.pixels << 4
     eight = (wide >> 8).astype(np.uint8)
-    whole = finder(wide, PATH).mask_HW >= 128
-    assert iou(whole, finder(eight, PATH).mask_HW >= 128) > 0.99
+    whole = mask_of(finder(wide, PATH), wide) >= 128
+    assert iou(whole, mask_of(finder(eight, PATH), wide) >= 128) > 0.99
     large = cv2.resize(eight, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
-    small = cv2.resize(finder(large, PATH).mask_HW, eight.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    assert iou(whole, small >= 128) > 0.98
+    assert iou(whole, mask_of(finder(large, PATH), wide) >= 128) > 0.98
 
 
 def test_lungs_lie_in_the_chest_which_is_convex(phantoms: list[Film]):
-    mask = contour_finder("network")(phantoms[1].pixels, PATH).mask_HW
+    mask = contour_finder("network")(phantoms[1].pixels, PATH).mask_hw
     assert iou(hull_of(mask == 255), mask >= 128) > 0.99
 
 
@@ -84,7 +88,7 @@ NOT_FILMS = {
 def test_what_is_no_film_gets_the_mean_chest_with_a_reason(name: str):
     pixels = NOT_FILMS[name]
     contour = contour_finder("network")(pixels, PATH)
-    assert contour.mask_HW.shape == pixels.shape
+    assert mask_of(contour, pixels).shape == pixels.shape
     assert contour.method == "mean" and contour.reason
     assert contour.certainty is not None and contour.certainty < 0.8
 
@@ -97,7 +101,7 @@ def test_real_films_of_another_hospital_get_their_annotated_chest(cxr: Path):
         pixels = cv2.imread(str(cxr / film.file), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imread(str(cxr / film.mask), cv2.IMREAD_GRAYSCALE)
         assert pixels is not None and mask is not None
-        ious.append(chest_iou(hull_of(mask > 0), finder(pixels, PATH).mask_HW))
+        ious.append(chest_iou(hull_of(mask > 0), finder(pixels, PATH)))
     assert len(ious) == 17 and np.mean(ious) >= LEAST_MEAN_IOU, ious
 
 

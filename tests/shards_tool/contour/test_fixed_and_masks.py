@@ -11,10 +11,10 @@ FILM = np.zeros((200, 100), dtype=np.uint8)
 
 def test_the_rectangle_is_that_of_the_released_code():
     contour = find_rect(FILM, PurePosixPath("x.png"))
-    rows, columns = np.nonzero(contour.mask_HW)
+    rows, columns = np.nonzero(contour.mask_hw)
     assert (rows.min(), rows.max() + 1) == (60, 160)  # tokens 6 to 15 of 20
     assert (columns.min(), columns.max() + 1) == (18, 80)  # tokens 3.5 to 15 of 20
-    assert set(np.unique(contour.mask_HW)) == {0, 128} and contour.method == "rect"
+    assert set(np.unique(contour.mask_hw)) == {0, 128} and contour.method == "rect"
 
 
 def save_mask(path: Path, mask: np.ndarray) -> None:
@@ -35,10 +35,10 @@ def test_the_chest_is_the_hull_of_the_lungs_and_ignored_parts_are_lung(tmp_path:
     save_mask(tmp_path / "film.png", mask)
     contour = contour_finder(f"masks:{tmp_path}")(FILM, PurePosixPath("film.dcm"))
     assert contour.method == "mask"
-    np.testing.assert_array_equal(contour.mask_HW == 255, two_lungs() == 255)
-    between = contour.mask_HW[50:100, 40:60]
+    np.testing.assert_array_equal(contour.mask_hw == 255, two_lungs() == 255)
+    between = contour.mask_hw[50:100, 40:60]
     assert (
-        (between == 128).all() and (contour.mask_HW[:50] == 0).all() and (contour.mask_HW[:, :10] == 0).all()
+        (between == 128).all() and (contour.mask_hw[:50] == 0).all() and (contour.mask_hw[:, :10] == 0).all()
     )
 
 
@@ -47,7 +47,7 @@ def test_what_a_mask_marks_as_chest_is_chest(tmp_path: Path):
     mask[150:160] = 128
     save_mask(tmp_path / "film.png", mask)
     contour = contour_finder(f"masks:{tmp_path}")(FILM, PurePosixPath("film.dcm"))
-    assert (contour.mask_HW[150:160] == 128).all()
+    assert (contour.mask_hw[150:160] == 128).all()
 
 
 def test_masks_are_found_by_path_then_by_shorter_path_then_by_name(tmp_path: Path):
@@ -58,13 +58,13 @@ def test_masks_are_found_by_path_then_by_shorter_path_then_by_name(tmp_path: Pat
         mask = np.zeros((200, 100), dtype=np.uint8)
         mask[row] = 255
         save_mask(tmp_path / place, mask)
-        assert np.flatnonzero(finder(FILM, path).mask_HW.any(axis=1)).tolist() == [row]
+        assert np.flatnonzero(finder(FILM, path).mask_hw.any(axis=1)).tolist() == [row]
 
 
 def test_a_mask_of_the_same_proportions_is_enlarged(tmp_path: Path):
     save_mask(tmp_path / "film.png", two_lungs(100, 50))
     contour = contour_finder(f"masks:{tmp_path}")(FILM, PurePosixPath("film.png"))
-    np.testing.assert_array_equal(contour.mask_HW == 255, two_lungs() == 255)
+    np.testing.assert_array_equal(contour.mask_hw == 255, two_lungs() == 255)
 
 
 @pytest.mark.parametrize(

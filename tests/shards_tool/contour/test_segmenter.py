@@ -8,6 +8,7 @@ import pytest
 
 from shards_tool.contour import contour_finder
 from shards_tool.contour.segmenter import Segmenter
+from shards_tool.letterbox import full_mask
 
 
 def save(path: Path, *, shape: tuple[object, ...] = ("n", 1, 64, 64), output: str = "lung") -> Path:
@@ -38,8 +39,9 @@ def test_another_model_finds_what_it_is_made_for(tmp_path: Path):
     contour = finder(film(), PurePosixPath("x.png"))
     assert contour.method == "network" and contour.orientation == "upright"
     is_lung = film() == 10
-    assert np.mean((contour.mask_HW == 255) != is_lung) < 0.01
-    assert (contour.mask_HW[110:290, 140:160] == 128).all()
+    mask_HW = full_mask(contour.mask_hw, *is_lung.shape)
+    assert np.mean((mask_HW == 255) != is_lung) < 0.01
+    assert (mask_HW[110:290, 140:160] == 128).all()
 
 
 def test_the_network_sees_the_film_letterboxed_and_stretched(tmp_path: Path):
