@@ -18,8 +18,8 @@ def test_groups_are_in_the_order_of_their_first_films_and_counted_by_its_shard(s
     starts = train.row_starts
     rows = [[int(starts[1]), 3], [0], [5, 6]]
     groups = grouped(train, rows)
-    assert groups.rows_NV.tolist() == [[0, 0], [5, 6], [int(starts[1]), 3]]
-    assert groups.sizes_S.tolist() == [2, 1]
+    assert groups.rows_NV.tolist() == [[0, 0], [int(starts[1]), 3], [5, 6]]
+    assert groups.sizes_S.tolist() == [1, 2]
 
 
 def test_batches_hold_all_films_of_each_group(shard_folder: Path):
