@@ -3,8 +3,8 @@
     python -m benchmarks.report_generation --work FOLDER [--json FILE]
 
 A small model learns the impressions of both languages from random weights, once per seed, and writes those of
-patients that no model has seen. Beside it: the commonest report, the nearest training study's, and the model's
-own reports given to other patients. Everything lies in FOLDER: a step that is done is not done again.
+patients that no model has seen. Beside it: the commonest report, that of the nearest training study, and its
+own reports given to other patients. Everything lies in FOLDER: what is done is not done again.
 """
 
 import json
