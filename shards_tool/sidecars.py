@@ -91,8 +91,16 @@ def _report(text: str) -> OwnRow:
 
 
 def _sections(row: Row) -> str:
-    parts = [_text(row, name) for name in ("findings", "impression")]
-    return "\n".join(part for part in parts if part)
+    return _with_headings(_text(row, "findings"), _text(row, "impression"))
+
+
+def _with_headings(findings: str, impression: str) -> str:
+    """One text of both sections, each under its heading, so that they can be told apart again."""
+    headings = (
+        ("影像所见：", "影像诊断：") if _HAN.search(findings + impression) else ("FINDINGS: ", "IMPRESSION: ")
+    )
+    parts = zip(headings, (findings, impression), strict=True)
+    return "\n".join(heading + text for heading, text in parts if text)
 
 
 def _chexpert(row: Row) -> OwnRow:
@@ -212,7 +220,7 @@ def _openi(root: ElementTree.Element) -> Iterator[OwnRow]:
     said = {
         (part.get("Label") or "").upper(): (part.text or "").strip() for part in root.iter("AbstractText")
     }
-    report = "\n".join(said[name] for name in ("FINDINGS", "IMPRESSION") if said.get(name))
+    report = _with_headings(said.get("FINDINGS", ""), said.get("IMPRESSION", ""))
     headings = [(major.text or "").strip() for major in root.iter("major")]
     labels = {f"label:{heading.split('/')[0].strip()}": "1" for heading in headings if heading}
     for image in root.iter("parentImage"):

@@ -86,7 +86,10 @@ def test_mimic_films_studies_and_reports_come_together(tmp_path: Path, key_file:
     assert (summary.samples, summary.excluded) == (2, 1)  # the lateral one
     rows = {row["view"]: row for row in pq.read_table(tmp_path / "data" / SAMPLES).to_pylist()}
     assert dict(rows["PA"]["labels"]) == {"Edema": 1} and dict(rows["AP"]["labels"]) == {"Pneumonia": -1}
-    assert dict(rows["PA"]["reports"]) == {"en": "Edema.\nAs said."} and not rows["AP"]["reports"]
+    assert (
+        dict(rows["PA"]["reports"]) == {"en": "FINDINGS: Edema.\nIMPRESSION: As said."}
+        and not rows["AP"]["reports"]
+    )
     assert rows["PA"]["patient"] == rows["AP"]["patient"] and rows["PA"]["study"] != rows["AP"]["study"]
 
 
@@ -130,7 +133,10 @@ def test_open_i(tmp_path: Path):
     path = tmp_path / "7.xml"
     path.write_text(REPORT.format(""), encoding="utf-8")
     known = MetaRow(
-        patient="CXR7", study="CXR7", labels={"Cardiomegaly": 1}, reports={"en": "Clear.\nNormal."}
+        patient="CXR7",
+        study="CXR7",
+        labels={"Cardiomegaly": 1},
+        reports={"en": "FINDINGS: Clear.\nIMPRESSION: Normal."},
     )
     assert list(read_table(path)) == [("CXR7_1.png", known), ("CXR7_2.png", known)]
 
@@ -150,7 +156,10 @@ def test_the_real_reports_are_read(cxr: Path):
     assert len({row.study for row in rows.values()}) > 2000
     first = rows["CXR1_1_IM-0001-3001.png"]
     assert first.patient == "CXR1" and first.labels == {"normal": 1}
-    assert first.reports["en"].startswith("The cardiac silhouette") and "Normal chest" in first.reports["en"]
+    assert (
+        first.reports["en"].startswith("FINDINGS: The cardiac silhouette")
+        and "Normal chest" in first.reports["en"]
+    )
     listed = dict(read_table(cxr / "reports.json"))
     assert len(listed) > 30 and {language for row in listed.values() for language in row.reports} == {
         "en",

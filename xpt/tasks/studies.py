@@ -60,7 +60,7 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
         where = f"split {shards.split}, study {study} of patient {patient}"
         try:
             if films.views[rows[0]] not in FRONTAL:
-                raise ValueError(f"{where}: no frontal film, only {films.views[rows[0]]}")
+                raise ValueError(f"{where}: no frontal film, only {films.views[rows[0]]}.")
             texts = _texts([films.reports[row] for row in rows], settings, where)
         except ValueError as error:
             if settings.unusable == "refuse":
