@@ -154,7 +154,7 @@ def _peaks(config: Config, rank: Rank) -> dict[str, int]:
     model = MAE(config)
     ds = read_ds_config(config.ds_config)
     engine = start_engine(model, parameter_groups(model, settings.weight_decay), settings, ds, rank)
-    peaks = dict.fromkeys(("forward", "backward", "update"), 0)
+    peaks: dict[str, int] = dict.fromkeys(("forward", "backward", "update"), 0)
 
     def mark(moment: str) -> None:
         peaks[moment] = max(peaks[moment], _status("VmHWM") - before)

@@ -200,7 +200,7 @@ def storage_of(config: Config, rate: ReadRate | None) -> Storage:
         read_bytes_per_second=rate.bytes_per_second if rate else None,
         write_bytes_per_second=written,
         hash_bytes_per_second=hashed,
-        free_bytes=shutil.disk_usage(folder).free,
+        free_bytes=float(shutil.disk_usage(folder).free),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.cuda import nccl
 
 from xpt import distributed
 from xpt.models.attention import attention_function
@@ -105,7 +106,7 @@ def version_of(name: str) -> str:
     if name == "driver":
         return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
     if name == "NCCL" and torch.cuda.is_available():
-        return ".".join(map(str, torch.cuda.nccl.version()))
+        return ".".join(map(str, nccl.version()))
     if name == "Slurm":
         return _output("sinfo", "--version").removeprefix("slurm").strip()
     for package in PACKAGES.get(name, ()):
@@ -163,7 +164,7 @@ def _nccl() -> str:
     _needs_gpu()
     count = torch.cuda.device_count()
     values = [torch.full((1024,), 1.0, device=f"cuda:{index}") for index in range(count)]
-    torch.cuda.nccl.all_reduce(values)
+    nccl.all_reduce(values)
     if not all((value == count).all().item() for value in values):
         raise RuntimeError(f"the sum over {count} GPUs is wrong")
     return f"a sum over {count} GPUs of this node"

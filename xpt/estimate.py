@@ -93,7 +93,7 @@ def device_of(name: str, gigabytes: float, ranks: int) -> Device:
         return Device(name=known, is_gpu=True, flops=PEAK_TFLOPS[known] * 1e12, bytes=size)
     if torch.cuda.is_available():
         device = torch.device("cuda", 0)
-        size = gigabytes * GB or torch.cuda.get_device_properties(device).total_memory
+        size = gigabytes * GB or float(torch.cuda.get_device_properties(device).total_memory)
         return Device(
             name=torch.cuda.get_device_name(device), is_gpu=True, flops=peak_flops(device), bytes=size
         )

@@ -1,23 +1,22 @@
 """How much memory a training step needs, before it is tried.
 
 Bytes per rank, with P parameters of which T are trained, n ranks that share, s bytes per value (2 in bf16,
-4 in fp32), b the `reduce_bucket_size` and p the `stage3_prefetch_bucket_size` of DeepSpeed's JSON, both at
-most T and P. ZeRO (Rajbhandari et al., arXiv 1910.02054) divides by n what its stage names. A step is
-fullest at one of three moments, so the estimate is the largest of their sums:
+4 in fp32), G = 4 T / n one rank's share of float32 gradients, b the `reduce_bucket_size` and f the
+`stage3_prefetch_bucket_size` of DeepSpeed's JSON, at most T and P. ZeRO (Rajbhandari et al., arXiv
+1910.02054) divides by n what its stage names. The optimizer is 3 G all the time (AdamW's float32 master
+weights and two moments; 0 where offloaded); the rest has its peak at one of three moments:
 
-                  end of the forward pass      end of the backward pass         update
-    weights       s P; stage 3: s P / n, and what of the model is gathered, s min(P, max_live), in the
-                  first two moments
-    optimizer     12 T / n: AdamW's float32 master weights and two moments; 0 where offloaded
-    activations   all                          0                                0
-    gradients     1: 4 T, where accumulated    1: 4 T                           1, 2: 4 T / n, and a
-                  2: 4 T / n, likewise         2: 4 T / n, once more where      flattened copy of it
-                                               accumulated                         (in bf16: 4 T / n)
-                  3: 4 T / n                   3: 4 T / n                       3: 8 T / n
-    buffers       1, 2: 0                      1: 4 b                           a CPU's AdamW:
-                  3: s (b + p)                 2: s b, another with                8 T / n
-                                               overlap_comm, and a copy         3: s b more
-                                               3: 2 s b
+    end of the forward pass     activations
+        ZeRO 1, 2               weights s P; where gradients accumulate, 4 T (1) or G (2)
+        ZeRO 3                  weights s P / n, gathered s min(P, max_live); gradients G; buffers s (b + f)
+    end of the backward pass
+        ZeRO 1                  weights s P; gradients 4 T; buffers 4 b
+        ZeRO 2                  weights s P; gradients G, 2 G where they accumulate, less what the last bucket
+                                holds; buffers 2 s b, 3 s b with overlap_comm
+        ZeRO 3                  as before; buffers 2 s b
+    update                      on a CPU, 2 G for AdamW's own copies; a GPU has a fused one
+        ZeRO 1, 2               weights s P; gradients 2 G (G in bf16)
+        ZeRO 3                  weights s P / n; gradients 2 G; buffers s b
 
 Under ZeRO 1 in bf16 DeepSpeed has another optimizer, which keeps bf16 gradients and their float32 sum, 6 T,
 all the time and reduces them in pieces of 500 million. A GPU gives a bucket its whole size at once, also
