@@ -119,10 +119,10 @@ def test_checkpointing_and_frozen_encoders_keep_less():
 
 
 SMALLER = {
-    "demo": "--train.batch 64 --train.micro-batch 32",
-    "vit_b_512": "--model.side 192 --model.depth 2 --model.decoder-depth 2 --train.batch 12 "
+    "demo": "--train.batch 48 --train.micro-batch 24",
+    "vit_b_512": "--model.side 128 --model.depth 1 --model.decoder-depth 1 --train.batch 12 "
     "--train.micro-batch 3",
-    "vit_l_1280": "--model.side 384 --model.depth 1 --model.decoder-depth 2 --train.batch 2 "
+    "vit_l_1280": "--model.side 256 --model.depth 1 --model.decoder-depth 1 --train.batch 2 "
     "--train.micro-batch 1",
 }
 
