@@ -301,6 +301,8 @@ def describe(
         precision=settings.precision,
         zero=ds["zero_optimization"],
         ranks=rank.count,
+        accumulates=settings.accumulation(rank.count) > 1,
+        on_gpu=rank.device.type == "cuda",
         is_frozen=config.tuning.is_frozen,
     )
     log.info("%s", estimate.line())

@@ -1,49 +1,90 @@
 """How much memory a training step needs, before it is tried.
 
-Per rank, in bytes, with P parameters of which T are trained, n ranks that share, s bytes per value (2 in
-bf16, 4 in fp32). ZeRO (Rajbhandari et al., arXiv 1910.02054) divides by n what its stage names:
+Bytes per rank, with P parameters of which T are trained, n ranks that share, s bytes per value (2 in bf16,
+4 in fp32), G = 4 T / n one rank's share of float32 gradients, b the `reduce_bucket_size` and f the
+`stage3_prefetch_bucket_size` of DeepSpeed's JSON, at most T and P. ZeRO (Rajbhandari et al., arXiv
+1910.02054) divides by n what its stage names. The optimizer is 3 G all the time (AdamW's float32 master
+weights and two moments; 0 where offloaded); the rest has its peak at one of three moments:
 
-    weights       s P             divided from stage 3
-    gradients     s T             divided from stage 2; in bf16 also their float32 sum, 4 T, divided from
-                                  stage 1
-    optimizer     12 T            AdamW: float32 master weights and two moments; divided from stage 1;
-                                  0 where they are offloaded to the host
-    activations   B N s (depth D (8 + 2 r) + D)
+    end of the forward pass     activations
+        ZeRO 1, 2               weights s P; where gradients accumulate, 4 T (1) or G (2)
+        ZeRO 3                  weights s P / n, gathered s min(P, max_live); gradients G; buffers s (b + f)
+    end of the backward pass
+        ZeRO 1                  weights s P; gradients 4 T; buffers 4 b
+        ZeRO 2                  weights s P; gradients G, 2 G where they accumulate, less what the last bucket
+                                holds; buffers 2 s b, 3 s b with overlap_comm
+        ZeRO 3                  as before; buffers 2 s b
+    update                      on a CPU, 2 G for AdamW's own copies; a GPU has a fused one
+        ZeRO 1, 2               weights s P; gradients 2 G (G in bf16)
+        ZeRO 3                  weights s P / n; gradients 2 G; buffers s b
+
+Under ZeRO 1 in bf16 DeepSpeed has another optimizer, which keeps bf16 gradients and their float32 sum, 6 T,
+all the time and reduces them in pieces of 500 million. A GPU gives a bucket its whole size at once, also
+where the model is smaller. This is what DeepSpeed 0.19.8 was seen to do (`benchmarks/memory.py`); it is more
+than the sums of the paper, and where few ranks share, copies are larger than the model.
 
 A pre-norm block keeps for its backward pass, per token and in units of the width D: its input (1), the first
 norm's output (1), queries, keys and values (3), the attention's output (1), the sum after it (1), the second
 norm's output (1), and the MLP's hidden layer before and after GELU (2 r), r its ratio: 8 + 2 r. Attention
-that forms no score matrix adds N values per head. With activation checkpointing each block keeps its input
-alone, and one block at a time is whole. A frozen encoder keeps nothing. What this leaves out (the allocator's
-slack, cuDNN's and NCCL's buffers, a step's short-lived copies) is 1 to 3 GB on a GPU.
+that forms no score matrix adds N values per head. With activation checkpointing a block keeps its input
+alone, and one block at a time is whole. A frozen encoder keeps nothing. What this leaves out (the CUDA
+context, the allocator's slack, NCCL's buffers) is 1 to 3 GB on a GPU; on a CPU the libraries are 0.8 GB.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from xpt.config import EncoderConfig
+from xpt.config import Config, EncoderConfig
+from xpt.models.recompute import blocks_of, kept_bytes, recomputed_blocks
 
 BYTES = {"bf16": 2, "fp32": 4}
 GB = 1e9
+FLOAT32 = 4
+BUCKET = 500_000_000
+"""DeepSpeed's default size of buckets, values."""
+PREFETCH = 50_000_000
+MOST_LIVE = 1_000_000_000
+"""DeepSpeed's default for what of a model under ZeRO 3 stays gathered, values."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes per rank."""
+class Moment:
+    """Bytes per rank at one moment of a step."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    buffers: int
+    """What DeepSpeed and the optimizer copy for a while."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Of one rank."""
+
+    moments: dict[str, Moment]
+    """`forward`, `backward` and `update`, each where it is fullest."""
+    host: int = field(default=0)
+    """Bytes of host memory per rank that offloading takes."""
+
+    @property
+    def fullest(self) -> str:
+        return max(self.moments, key=lambda name: self.moments[name].total)
+
+    @property
+    def total(self) -> int:
+        return self.moments[self.fullest].total
 
     def line(self) -> str:
-        parts = ("weights", "gradients", "optimizer", "activations")
-        said = ", ".join(f"{name} {getattr(self, name) / GB:.2f}" for name in parts)
-        return f"memory per rank, estimated: {self.total / GB:.2f} GB ({said})"
+        moment = self.moments[self.fullest]
+        parts = ("weights", "gradients", "optimizer", "activations", "buffers")
+        said = ", ".join(f"{name} {getattr(moment, name) / GB:.2f}" for name in parts)
+        return f"memory per rank, estimated: {self.total / GB:.2f} GB in the step's {self.fullest} ({said})"
 
 
 def block_values(width: int, heads: int, mlp_ratio: float) -> float:
@@ -60,6 +101,44 @@ def encoder_activations(
     return round(images * tokens * bytes_per_value * (blocks + model.width))
 
 
+def pretraining_activations(config: Config, images: int) -> int:
+    """Bytes that the masked autoencoder of a `resolved` configuration keeps for `images` images."""
+    model, size = config.model, BYTES[config.train.precision]
+    if model.activation_gb:
+        counts = recomputed_blocks(config)
+    else:
+        counts = (model.depth, model.decoder_depth) if model.activation_checkpointing else (0, 0)
+    visible, predicted = config.kept + 1, config.predicted
+    values = model.patch**2
+    around = (
+        visible * (2 * model.width + values)  # the last norm, the patches
+        + predicted * (2 * model.decoder_width + 2 * values)  # the head, and the gradient of the loss
+    )
+    return images * (kept_bytes(blocks_of(config), counts) + size * around)
+
+
+def pretraining_memory(
+    config: Config, *, parameters: int, zero: dict[str, Any], ranks: int, on_gpu: bool
+) -> Memory:
+    """Of one rank, for a `resolved` configuration.
+
+    Args:
+        zero: the `zero_optimization` of DeepSpeed's JSON.
+    """
+    train = config.train
+    images = train.micro_batch_size(ranks)
+    return step_memory(
+        activations=pretraining_activations(config, images),
+        parameters=parameters,
+        trained=parameters,
+        precision=train.precision,
+        zero=zero,
+        ranks=ranks,
+        accumulates=train.accumulation(ranks) > 1,
+        on_gpu=on_gpu,
+    )
+
+
 def training_memory(
     model: EncoderConfig,
     *,
@@ -70,6 +149,8 @@ def training_memory(
     precision: str,
     zero: dict[str, Any],
     ranks: int,
+    accumulates: bool,
+    on_gpu: bool,
     is_frozen: bool = False,
 ) -> Memory:
     """Of one rank, for a model that is the encoder and little more.
@@ -78,22 +159,93 @@ def training_memory(
         tokens: of one image, the class token included.
         zero: the `zero_optimization` of DeepSpeed's JSON.
     """
-    size, stage = BYTES[precision], zero["stage"]
-    firsts = {"state": 1, "gradient": 2, "weight": 3}
-    shares = {part: ranks if stage >= first else 1 for part, first in firsts.items()}
-    is_offloaded = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
-    float32_sum = 4 * trained // shares["state"] if precision == "bf16" else 0
-    return Memory(
-        weights=size * parameters // shares["weight"],
-        gradients=size * trained // shares["gradient"] + float32_sum,
-        optimizer=0 if is_offloaded else 12 * trained // shares["state"],
-        activations=0
-        if is_frozen
-        else encoder_activations(
-            model,
-            tokens=tokens,
-            images=micro_batch,
-            bytes_per_value=size,
-            recomputes=model.activation_checkpointing,
-        ),
+    activations = encoder_activations(
+        model,
+        tokens=tokens,
+        images=micro_batch,
+        bytes_per_value=BYTES[precision],
+        recomputes=model.activation_checkpointing,
     )
+    return step_memory(
+        activations=0 if is_frozen else activations,
+        parameters=parameters,
+        trained=trained,
+        precision=precision,
+        zero=zero,
+        ranks=ranks,
+        accumulates=accumulates,
+        on_gpu=on_gpu,
+    )
+
+
+def step_memory(
+    *,
+    activations: int,
+    parameters: int,
+    trained: int,
+    precision: str,
+    zero: dict[str, Any],
+    ranks: int,
+    accumulates: bool,
+    on_gpu: bool,
+) -> Memory:
+    """The sums of the module's table, with so many bytes of activations at the end of the forward pass."""
+    stage, size = zero["stage"], BYTES[precision]
+    share, whole = FLOAT32 * trained // ranks, FLOAT32 * trained
+    is_offloaded, params_are_offloaded = (
+        (zero.get(f"offload_{what}") or {}).get("device", "none") != "none" for what in ("optimizer", "param")
+    )
+    optimizer = 0 if is_offloaded else 3 * share
+    adam = 0 if on_gpu or is_offloaded else 2 * share  # a fused AdamW needs no copies
+    bucket = zero.get("reduce_bucket_size", BUCKET)
+    filled = min(bucket, trained)
+    bucket = bucket if on_gpu else filled  # pages that were never written take no room on a CPU
+
+    def moment(weights: int, gradients: int, activations: int, buffers: int) -> Moment:
+        return Moment(
+            weights=weights,
+            gradients=gradients,
+            optimizer=optimizer,
+            activations=activations,
+            buffers=buffers,
+        )
+
+    weights = size * parameters
+    if stage == 3:
+        resting = 0 if params_are_offloaded else weights // ranks
+        live = resting + size * min(parameters, zero.get("stage3_max_live_parameters", MOST_LIVE))
+        fetched = size * min(parameters, zero.get("stage3_prefetch_bucket_size", PREFETCH))
+        kept = 0 if is_offloaded else share
+        flat = 0 if is_offloaded else share
+        moments = {
+            "forward": moment(live, kept, activations, size * bucket + fetched),
+            "backward": moment(live, kept, 0, size * (bucket + filled)),
+            "update": moment(resting, kept + flat, 0, size * bucket + adam),
+        }
+    elif stage == 1 and precision == "bf16":
+        kept = 6 * trained
+        moments = {
+            "forward": moment(weights, kept, activations, 0),
+            "backward": moment(weights, kept, 0, 6 * min(BUCKET, trained)),
+            "update": moment(weights, kept, 0, adam),
+        }
+    elif stage == 1:
+        moments = {
+            "forward": moment(weights, whole if accumulates else 0, activations, 0),
+            "backward": moment(weights, whole, 0, FLOAT32 * filled),
+            "update": moment(weights, 2 * share, 0, adam),
+        }
+    else:
+        kept = 0 if is_offloaded else share
+        buckets = min(2 * bucket, max(bucket, trained)) if zero.get("overlap_comm") else bucket
+        arriving = 0 if is_offloaded else FLOAT32 * (trained - filled) // ranks
+        copies = 2 if precision == "fp32" else 1
+        moments = {
+            "forward": moment(weights, kept if accumulates else 0, activations, 0),
+            "backward": moment(
+                weights, arriving + (kept if accumulates else 0), 0, size * (buckets + filled)
+            ),
+            "update": moment(weights, copies * kept, 0, adam),
+        }
+    host = (4 * share if is_offloaded else 0) + (weights // ranks if params_are_offloaded else 0)
+    return Memory(moments=moments, host=host)

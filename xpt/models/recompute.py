@@ -1,5 +1,6 @@
 """Which blocks to recompute in the backward pass, so that activations keep to a memory target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xpt.config import Config
@@ -73,9 +74,9 @@ def recomputed_blocks(config: Config) -> tuple[int, int]:
         (0, 1), key=lambda i: (parts[i].bytes - parts[i].input_bytes) / parts[i].flops, reverse=True
     )
     for i in order:
-        while _kept(parts, counts) > target and counts[i] < parts[i].depth:
+        while kept_bytes(parts, counts) > target and counts[i] < parts[i].depth:
             counts[i] += 1
-    if (kept := _kept(parts, counts)) > target:
+    if (kept := kept_bytes(parts, counts)) > target:
         raise ValueError(
             f"model.activation_gb: got {config.model.activation_gb}, but {images} images need "
             f"{images * kept / 1e9:.2f} GB even where every block is recomputed. Set --train.micro_batch to "
@@ -84,7 +85,7 @@ def recomputed_blocks(config: Config) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _kept(parts: tuple[Blocks, Blocks], counts: list[int]) -> int:
+def kept_bytes(parts: tuple[Blocks, Blocks], counts: Sequence[int]) -> int:
     """Bytes that one image holds when the backward pass begins to recompute the largest block."""
     held = sum(
         (part.depth - count) * part.bytes + count * part.input_bytes
