@@ -128,7 +128,7 @@ def test_the_text_is_read_from_the_image(whole: Path, rank, monkeypatch: pytest.
         content = found["languages"][language]
         assert content["rows"]["model"]["findings"]["micro"]["f1"]["value"] > 0.9
         assert content["model_minus"]["image shuffled"]["low"] > 0
-        assert content["rows"]["model"]["words" if language == "en" else "characters"]["bleu"][3] > 0.8
+        assert content["rows"]["model"]["words" if language == "en" else "characters"]["bleu"][0] > 0.8
         assert set(content["rows"]) == {
             "reference",
             "model",
