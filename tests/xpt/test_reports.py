@@ -21,6 +21,7 @@ from xpt.config import EncoderConfig, as_json
 from xpt.data.index import open_shards
 from xpt.finetune_config import FinetuneConfig, demo, from_json
 from xpt.report_config import ReportConfig
+from xpt.saved import newest
 from xpt.tasks import studies
 from xpt.tasks.report import ReportWriting
 from xpt.text import scores as text_scores
@@ -32,8 +33,19 @@ TEXTS = {
 TINY = [
     *("--preset", "demo", "--task", "report", "--languages", "en", "zh", "--model.side", "64"),
     *("--model.width", "48", "--model.depth", "2", "--report.pool", "2", "--report.width", "48"),
-    *("--report.longest", "40", "--report.vocabulary", "300", "--report.beams", "2", "--report.dropout", "0"),
-    *("--train.images", "640", "--train.batch", "16", "--train.micro-batch", "8", "--train.base-lr", "0.08"),
+    *(
+        "--report.section",
+        "impression",
+        "--report.longest",
+        "16",
+        "--report.vocabulary",
+        "300",
+        "--report.beams",
+        "2",
+        "--report.dropout",
+        "0",
+    ),
+    *("--train.images", "960", "--train.batch", "16", "--train.micro-batch", "8", "--train.base-lr", "0.08"),
     *("--train.warmup-images", "64", "--data.crop-scale", "0.9", "1.0", "--report.layer-decay", "1.0"),
     *("--train.log-images", "64", "--train.eval-images", "320", "--train.checkpoint-images", "320"),
 ]
@@ -111,12 +123,12 @@ def test_the_text_is_read_from_the_image(whole: Path, rank, monkeypatch: pytest.
     assert as_json(config) == json.loads((whole / "config.json").read_text())["config"]
 
     found = evaluate.evaluate_writer(evaluate.Options(run=whole, protocol="r2gen", examples=1), rank)
-    assert found["section"] == "both"
+    assert found["section"] == "impression"
     for language in ("en", "zh"):
         content = found["languages"][language]
         assert content["rows"]["model"]["findings"]["micro"]["f1"]["value"] > 0.9
         assert content["model_minus"]["image shuffled"]["low"] > 0
-        assert content["rows"]["model"]["words" if language == "en" else "characters"]["bleu"][3] > 0.8
+        assert content["rows"]["model"]["words" if language == "en" else "characters"]["bleu"][0] > 0.8
         assert set(content["rows"]) == {
             "reference",
             "model",
@@ -141,8 +153,8 @@ def test_one_film_becomes_a_report_in_the_language_asked_for(whole: Path, report
         images = tuple(films / n for n in (name, *more))
         return report.write_report(report.Options(images=images, run=whole, lang=lang))  # pyright: ignore
 
-    assert told("0-pa-True.png", "en") == TEXTS[True][0] and told("0-pa-True.png", "zh") == TEXTS[True][1]
-    assert told("1-pa-False.png", "zh") == TEXTS[False][1]
+    assert told("0-pa-True.png", "en") == "Nodule." and told("0-pa-True.png", "zh") == "结节。"
+    assert told("1-pa-False.png", "zh") == "未见异常。"
     assert "odule" in told("0-pa-True.png", "en", "0-lateral-True.png")
     with pytest.raises(ValueError, match="got 3 films, wanted 1 to 2"):
         told("0-pa-True.png", "en", "0-pa-True.png", "0-pa-True.png")
@@ -161,8 +173,10 @@ def test_a_tokenizer_of_another_run_is_refused(whole: Path, tmp_path: Path, rank
         load_writer(tmp_path / "run", torch.device("cpu"))
     config = from_json(torch.load(whole / BEST, weights_only=True)["config"])
     job = checkpoint.Job(config=config, data_hash="", world_size=1, zero_stage=1, tokenizer="another")
+    saved = newest(tmp_path / "run")
+    assert saved is not None
     with pytest.raises(ValueError, match=r"learned with the tokenizer .*, got another"):
-        checkpoint.resume(tmp_path / "run", None, job)  # pyright: ignore[reportArgumentType]
+        checkpoint._check_same_job(saved, job)
 
 
 def tiny(shards: Path, run: Path, **settings) -> FinetuneConfig:
