@@ -166,7 +166,8 @@ def start_engine(
     _skip_steps_that_are_not_finite(optimizer, engine)
     # DeepSpeed's own process group would keep PyTorch's time-out (10 minutes for NCCL).
     set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
-    set_timeout(timedelta(minutes=train.hang_minutes), engine.data_parallel_group)
+    group: Any = engine.data_parallel_group
+    set_timeout(timedelta(minutes=train.hang_minutes), group)
     return engine
 
 
