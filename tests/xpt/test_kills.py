@@ -23,7 +23,7 @@ def forker() -> Iterator[Forker]:
 
 
 def survive(forker: Forker, shards: Path, folder: Path, *, ranks: int, stage: int, kills: int) -> None:
-    # A checkpoint at every step: about half of the kills come while one is written.
+    # A checkpoint at every step, so that kills come while one is written, too.
     flags = ["--ds_config", f"ds_configs/zero{stage}.json", "--train.checkpoint-images", "8"]
     started = time.monotonic()
     whole = forker.start(folder / "whole", shards, *flags, ranks=ranks)
