@@ -56,6 +56,10 @@ often: treat the weights as you treat data derived from patients.
 """
 
 
+SCORES = ("val/", "probe/")
+"""What metrics of validation and of probes on frozen features are called."""
+
+
 def model_card(name: str, run: Path, description: dict[str, Any], errors: dict[str, float]) -> str:
     """Markdown.
 
@@ -112,7 +116,9 @@ def _data(root: Path) -> dict[str, str]:
         for split, content in manifest["splits"].items()
     }
     contours = ", ".join(f"{name} {count:,}" for name, count in manifest["contours"].items())
-    return counts | {"chest contours": contours}
+    made = manifest["settings"]
+    grey = f"side {made['side']}, {made['format']} {made['quality']}, VOI LUT or window of each DICOM file"
+    return counts | {"chest contours": contours, "grey values": grey}
 
 
 def _provenance(run: Path) -> dict[str, str]:
@@ -127,9 +133,9 @@ def _provenance(run: Path) -> dict[str, str]:
 def _validation(run: Path, images: int) -> str:
     path = run / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    rows = [row for row in rows if row["images"] <= images and any(n.startswith("val/") for n in row)]
+    rows = [row for row in rows if row["images"] <= images and any(n.startswith(SCORES) for n in row)]
     if not rows:
         return "None was made during the run."
-    scores = {name: f"{value:.4f}" for name, value in rows[-1].items() if name.startswith("val/")}
+    scores = {name: f"{value:.4f}" for row in rows for name, value in row.items() if name.startswith(SCORES)}
     told = f"After {rows[-1]['images']:,} images, on patients never trained on:"
     return f"{told}\n\n| | |\n|---|---|\n{_table(scores)}"

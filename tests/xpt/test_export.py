@@ -20,7 +20,9 @@ from xpt.export import MOST_DIFFERENCE, export
 pytestmark = pytest.mark.launch
 
 WITHOUT_XPT = """
-import sys, timm, torch
+import sys
+sys.modules["xpt"] = sys.modules["kernels"] = sys.modules["shards_tool"] = None  # importing them fails
+import timm, torch
 model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
 torch.manual_seed(0)
 image = torch.randint(0, 256, (2, *model.pretrained_cfg["input_size"])).float()
@@ -30,7 +32,9 @@ with torch.no_grad():
 path = sys.argv[1] + "/model.safetensors"
 settings = dict(img_size=64, in_chans=1, embed_dim=24, depth=2, num_heads=2, num_classes=0)
 timm.create_model("vit_base_patch16_224", checkpoint_path=path, **settings)
-assert "xpt" not in sys.modules and "kernels" not in sys.modules
+wide = timm.create_model("local-dir:" + sys.argv[1], pretrained=True, img_size=(32, 96)).eval()
+with torch.no_grad():
+    assert wide.forward_features(torch.zeros(1, 1, 32, 96)).shape == (1, 13, 24)
 """
 
 
@@ -49,7 +53,7 @@ def test_plain_timm_and_onnx_give_the_trained_features(run: Path, tmp_path: Path
     out = tmp_path / "model"
     errors = export(run, out, onnx=True, full=True)
     assert set(errors) == {"timm", "onnx"} and max(errors.values()) < MOST_DIFFERENCE
-    command = [sys.executable, "-c", WITHOUT_XPT, str(out), str(tmp_path / "features.pt")]
+    command = [sys.executable, "-I", "-c", WITHOUT_XPT, str(out), str(tmp_path / "features.pt")]
     subprocess.run(command, check=True, cwd=tmp_path)
     found_BND = torch.load(tmp_path / "features.pt").numpy()
     torch.manual_seed(0)
@@ -82,6 +86,7 @@ def test_the_card_says_what_went_in(run: Path, shards: Path, tmp_path: Path):
     description = json.loads((run / "checkpoints/images-000000000016/checkpoint.json").read_text())
     assert f"{manifest['splits']['train']['samples']}, {manifest['splits']['train']['patients']}" in card
     assert description["data_hash"] in card and "| images seen | 16 |" in card and "75% masked" in card
+    assert "| grey values | side 96, jpeg 95" in card
     assert "{" not in card
 
 
