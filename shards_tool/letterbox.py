@@ -110,7 +110,7 @@ def _resize_region(mask_hw: Mask, value: int, height: int, width: int) -> Mask:
         region = cv2.resize(region, (width, height), interpolation=cv2.INTER_LINEAR)
     else:
         region = cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return cv2.threshold(region, 127, _SHARE, cv2.THRESH_BINARY)[1]
+    return cv2.threshold(region, 127, _SHARE, cv2.THRESH_BINARY)[1].astype(np.uint8, copy=False)
 
 
 def _three_values(is_chest: npt.NDArray[np.bool_], is_lung: npt.NDArray[np.bool_]) -> Mask:

@@ -31,10 +31,12 @@ def validation_batches(
     shards: ShardSet, config: RunConfig, rank: Rank, *, groups: Groups | None = None
 ) -> BatchLoader:
     """The first `train.eval_films` films once, whole frames, shared out over the ranks."""
-    return shared_frames(shards, config, rank, films=config.train.eval_films)
+    return shared_frames(shards, config, rank, films=config.train.eval_films, groups=groups)
 
 
-def shared_frames(shards: ShardSet, config: RunConfig, rank: Rank, *, films: int) -> BatchLoader:
+def shared_frames(
+    shards: ShardSet, config: RunConfig, rank: Rank, *, films: int, groups: Groups | None = None
+) -> BatchLoader:
     """The first `films` films once, whole frames, shared out over the ranks."""
     return evaluation_loader(
         shards,

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from xpt.batches import whole_frames
 from xpt.data.index import open_shards
 from xpt.distributed import Rank
 from xpt.finetune_config import FinetuneConfig, from_json
 from xpt.models.classifier import Classifier
+from xpt.models.init import read_saved
 from xpt.models.report_model import ReportModel
 from xpt.predictions import Predictions
 from xpt.tasks.recognition import Labelled, Recognition, predict

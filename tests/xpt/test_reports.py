@@ -187,7 +187,9 @@ def tiny(shards: Path, run: Path, **settings) -> FinetuneConfig:
         run_dir=str(run),
         data=dataclasses.replace(config.data, path=str(shards)),
         model=EncoderConfig(side=64, width=32, depth=1, heads=2),
-        report=ReportConfig(**{"width": 32, "heads": 2, "depth": 1, "pool": 2, "vocabulary": 300} | settings),
+        report=dataclasses.replace(
+            ReportConfig(width=32, heads=2, depth=1, pool=2, vocabulary=300), **settings
+        ),
     )
 
 
