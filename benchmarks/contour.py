@@ -78,7 +78,7 @@ class Score:
 def main(
     data: Path = Path("../shared/cxr"),
     folds: Path | None = None,
-    fold_steps: int = 2600,
+    fold_steps: int = 6000,
     peer_python: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
@@ -86,7 +86,7 @@ def main(
 
     Args:
         folds: folder of the models of the five folds; those that are missing are trained.
-        fold_steps: of their training; the shipped weights have had 2600.
+        fold_steps: of their training; the shipped weights have had 6000.
         peer_python: an interpreter with lungs-finder and OpenCV 4, which it needs.
         json_file: where to write the numbers too.
     """

@@ -47,7 +47,7 @@ class Training:
     """Whose films are learned from."""
     leave_out: int | None = None
     """A fold, 0 to 4, of the patients of all `sources` that is left out."""
-    steps: int = 2600
+    steps: int = 6000
     batch: int = 8
     rate: float = 3e-3
     """Highest learning rate."""

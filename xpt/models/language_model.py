@@ -39,7 +39,7 @@ class LanguageModelDecoder(nn.Module):
         try:
             from transformers import AutoModelForCausalLM
         except ImportError as error:
-            raise ValueError("--report.language_model needs: pip install transformers") from error
+            raise ValueError("--report.language_model needs: pip install 'xpt[language-model]'") from error
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"--report.language_model {folder}: no config.json; wanted one that save_pretrained wrote"
@@ -82,11 +82,11 @@ class LanguageModelDecoder(nn.Module):
             inputs_embeds=x_BTW,
             attention_mask=is_seen_BT.long(),
             position_ids=place_BT,
-            past_key_values=past,
+            cache=past,
             use_cache=True,
             output_hidden_states=True,
         )
         own_BTC = self.special_head(out.hidden_states[-1])
         return torch.cat([own_BTC, out.logits], 2), PastTokens(
-            past=out.past_key_values, is_seen_BT=is_seen_BT
+            past=out.cache, is_seen_BT=is_seen_BT
         )
