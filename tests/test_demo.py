@@ -22,6 +22,7 @@ def test_the_demo_ends_with_a_summary_of_what_it_made(tmp_path: Path):
         *("DEMO_SHARD_FLAGS=--fractions 0.5 0.5 0", f"DEMO_FLAGS={small}"),
         f"DEMO_TUNE_FLAGS={small} --recognition.findings 'No Finding'",
         "DEMO_EVALUATE_FLAGS=--examples 1",
+        "DEMO_REPORT_EVALUATE_FLAGS=--examples 1",
         f"DEMO_REPORT_FLAGS={small} --report.longest 24 --report.select cider --train.eval-films 2",
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -34,5 +35,5 @@ def test_the_demo_ends_with_a_summary_of_what_it_made(tmp_path: Path):
     assert (demo / "shards.png").exists()
     assert "val, " in done.stderr and "mean AUROC" in done.stderr
     assert (demo / "findings" / "evaluation.html").exists()
-    assert "Generated, zh:" in done.stdout
+    assert "zh, written:" in done.stdout and (demo / "reports" / "evaluation.html").exists()
     assert (demo / "run" / "pictures" / "reconstruction-000000000032.png").exists()

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from xpt.report_scores import MODEL
+from xpt.run_page import PAGE
+
 
 def summary(run: Path) -> str:
     """A few lines on a run folder. Raises ValueError where it has no validation yet."""
@@ -25,6 +28,7 @@ def summary(run: Path) -> str:
             f"  {last['val/loss']:8.4f}  now",
             "Look at:",
             f"  {picture}  (film, what the encoder saw, what the decoder made of it)",
+            f"  {run / PAGE}  (curves, pictures, and whether anything is wrong)",
             f"  {latest}  (the checkpoint)",
             f"  {path}  (one line per interval)",
             f"  tensorboard --logdir {run}",
@@ -32,8 +36,28 @@ def summary(run: Path) -> str:
     )
 
 
+def first_reports(run: Path) -> str:
+    """What an evaluated run of the task `report` wrote for one study, beside the truth.
+
+    Raises ValueError where it has not been evaluated.
+    """
+    found = sorted(run.glob("reports-*.jsonl"))
+    if not found:
+        raise ValueError(f"{run}: no reports in it; write them first: xpt-evaluate {run}")
+    rows = [json.loads(line) for line in found[-1].read_text().splitlines()]
+    study = rows[0]["study"]
+    lines = [f"Study {study}, of a patient never trained on:"]
+    for row in (row for row in rows if row["study"] == study):
+        lines += [f"  {row['language']}, truth:   {row['reference']}"]
+        lines += [f"  {row['language']}, written: {row[MODEL]}"]
+    page = run / "evaluation.html"
+    return "\n".join([*lines, "Look at:", f"  {page}  (studies, texts, where the model looked)"])
+
+
 def main() -> None:
-    Console(highlight=False, soft_wrap=True).print(summary(Path(sys.argv[1])), markup=False)
+    run = Path(sys.argv[1])
+    text = first_reports(run) if any(run.glob("reports-*.jsonl")) else summary(run)
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 if __name__ == "__main__":

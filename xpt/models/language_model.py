@@ -87,6 +87,4 @@ class LanguageModelDecoder(nn.Module):
             output_hidden_states=True,
         )
         own_BTC = self.special_head(out.hidden_states[-1])
-        return torch.cat([own_BTC, out.logits], 2), PastTokens(
-            past=out.cache, is_seen_BT=is_seen_BT
-        )
+        return torch.cat([own_BTC, out.logits], 2), PastTokens(past=out.cache, is_seen_BT=is_seen_BT)
