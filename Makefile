@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test soak lint format bench gpu kernels-report clean
+.PHONY: help install demo test soak lint docs format bench gpu kernels-report clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,8 @@ demo: install  ## From nothing to a pretrained, fine-tuned and tested model, in 
 	OMP_NUM_THREADS=1 xpt-evaluate $(DEMO)/reports $(DEMO_REPORT_EVALUATE_FLAGS)
 	@echo; $(BIN)/python -m xpt.summary $(DEMO)/reports
 
+PACKAGES = xpt kernels shards_tool
+
 # Many tests start processes of their own or wait for them, so more workers than this are seldom faster.
 TEST_WORKERS ?= 2
 
@@ -87,6 +89,10 @@ gpu:  ## Oracles, kernels, attention and steps on this machine's GPU, in 8 minut
 
 kernels-report: install  ## Compile every kernel for three GPUs and write docs/kernels.md
 	@$(BIN)/python -m benchmarks.kernels_report
+
+docs: install  ## The API reference, from the docstrings, into build/api
+	@OMP_NUM_THREADS=1 $(BIN)/pdoc $(PACKAGES) --output-directory build/api
+	@echo "build/api/index.html"
 
 format: install  ## Let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kernels.mask_gather import triton_kernel as mask_gather
-from kernels.mask_gather.reference import MaskedPatches
+from kernels.mask_gather.masked_patches import MaskedPatches
 from kernels.patch_loss import triton_kernel as patch_loss
 from kernels.patch_loss.reference import LossAndGradient
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from kernels.backend import Backend, use_triton
 from kernels.checks import check_tensor
 from kernels.mask_gather import reference
-from kernels.mask_gather.reference import RATE_ONE, MaskedPatches
+from kernels.mask_gather.masked_patches import MaskedPatches
+from kernels.mask_gather.reference import RATE_ONE
 from kernels.patches import grid_of, normalization
 
 if TYPE_CHECKING:

@@ -33,12 +33,13 @@ Weighted draw
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.mask_gather.masked_patches import MaskedPatches
 from kernels.patches import gather_patches, normalize_pixels
 from kernels.philox import STREAM_MASK, STREAM_PREDICTION, STREAM_ROUNDING, draws
 
@@ -49,21 +50,6 @@ RATE_ONE = 1 << 16
 """A keep rate of 1 in the integer arithmetic of the draws."""
 COVER_ONE = 1 << 12
 """A covered fraction of 1. The product with RATE_ONE fits 32 bits."""
-
-
-class MaskedPatches(NamedTuple):
-    """The visible patches of a batch, and which patches are to be predicted."""
-
-    patches_BKP: Float[Tensor, "B K P"]
-    """Normalised values of the visible patches, in the order (C, y, x)."""
-    visible_BK: Int64[Tensor, "B K"]
-    """Strictly increasing."""
-    predicted_BM: Int64[Tensor, "B M"]
-    """Strictly increasing, all of them masked."""
-    is_scored_BM: Bool[Tensor, "B M"]
-    """False where the predicted patch is padding."""
-    is_masked_BL: Bool[Tensor, "B L"]
-    """True where masked: the complement of the visible patches."""
 
 
 def mask_and_gather(

@@ -23,7 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.mask_gather.reference import COVER_ONE, MaskedPatches
+from kernels.mask_gather.masked_patches import MaskedPatches
+from kernels.mask_gather.reference import COVER_ONE
 from kernels.patches import grid_of, normalization
 from kernels.philox import STREAM_MASK, STREAM_PREDICTION, STREAM_ROUNDING
 from kernels.philox.triton_kernel import philox_draws, philox_words, seed_words

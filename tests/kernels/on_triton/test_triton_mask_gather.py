@@ -9,7 +9,7 @@ import triton.language as tl
 
 from kernels import mask_and_gather
 from kernels.mask_gather import reference
-from kernels.mask_gather.reference import MaskedPatches
+from kernels.mask_gather.masked_patches import MaskedPatches
 from kernels.mask_gather.triton_kernel import are_within, find_smallest, launch_arguments, mask_gather_kernel
 
 # Images, channels, height, width, patch, kept, predicted, share of padding.
