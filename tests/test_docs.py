@@ -20,6 +20,7 @@ import xpt.embed
 import xpt.evaluate
 import xpt.export
 import xpt.finetune_config
+import xpt.report
 from tests.conftest import ROOT
 from xpt.command_line import parse
 
@@ -61,6 +62,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "xpt-doctor": xpt.doctor.parse,
     "xpt-export": _tyro(xpt.export.Options),
     "xpt-embed": _tyro(xpt.embed.Options),
+    "xpt-report": _tyro(xpt.report.Options),
     "xpt-evaluate": _tyro(xpt.evaluate.Options),
     "xpt-shards": _tyro(shards_tool.cli.Command),
     "xpt-ckpt": _ckpt,

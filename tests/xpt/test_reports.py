@@ -207,6 +207,7 @@ def test_a_study_is_one_input_with_its_films_and_texts(reported: Path, tmp_path:
     assert {len(keys) for keys in films.values()} == {1, 2}
     assert sum(map(len, films.values())) == len(open_shards(reported, "train"))
     assert set(split.texts[0]) == {"en", "zh"}
+    (tmp_path / "alone").mkdir()
     alone = task(reported, tmp_path / "alone", views=1, section="impression", languages=("zh",))
     assert alone.train.groups.rows_NV.shape[1] == 1
     assert {text for texts in alone.train.texts for text in texts.values()} == {"结节。", "未见异常。"}
@@ -270,7 +271,11 @@ def test_a_study_in_two_splits_is_refused(reported: Path, tmp_path: Path, rank, 
 
     def leaking(shards):
         films = real(shards)
-        return dataclasses.replace(films, patients=["the same", *films.patients[1:]])
+        patients = [
+            "the same" if study == films.studies[0] else patient
+            for patient, study in zip(films.patients, films.studies, strict=True)
+        ]
+        return dataclasses.replace(films, patients=patients)
 
     monkeypatch.setattr(studies, "read_reported", leaking)
     with pytest.raises(ValueError, match="patient the same: in the splits train and val"):

@@ -5,6 +5,7 @@ Shape suffixes: N studies.
 
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
     members: dict[tuple[str, str], list[int]] = {}
     for row, (patient, study, key) in enumerate(zip(films.patients, films.studies, films.keys, strict=True)):
         members.setdefault((patient, study or key), []).append(row)
+    _check_languages(films.reports, films.reports, settings, shards.split)
     used: list[tuple[list[int], str, str, dict[Language, str]]] = []
     reasons: Counter[str] = Counter()
     for (patient, study), rows in members.items():
@@ -71,14 +73,7 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
     if reasons:
         said = "; ".join(f"{count}{reason}" for reason, count in reasons.most_common(3))
         log.warning("split %s: %d studies left out (%s)", shards.split, sum(reasons.values()), said)
-    for language in settings.languages:
-        if not any(language in texts for _, _, _, texts in used):
-            there = sorted({name for reports in films.reports for name in reports})
-            raise ValueError(
-                f"language {language}: no study of split {shards.split} has a text in it "
-                f"({settings.section}); the shards have reports in: {', '.join(there) or 'no language'}. Set "
-                "--languages, or build the shards with a table that has them: xpt-shards build --meta."
-            )
+    _check_languages([texts for _, _, _, texts in used], films.reports, settings, shards.split)
     used.sort(key=lambda study: study[0])
     # What stands in for a damaged film is one of those that are looked at.
     is_looked_at_N = np.zeros(len(shards), dtype=bool)
@@ -93,6 +88,20 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
         texts=[texts for _, _, _, texts in used],
         row_of={films.keys[row]: study for study, (rows, _, _, _) in enumerate(used) for row in rows},
     )
+
+
+def _check_languages(
+    texts: Sequence[Mapping[str, str]], reports: list[dict[str, str]], settings: ReportConfig, split: str
+) -> None:
+    """Raises ValueError where none of the texts is in one of the languages."""
+    for language in settings.languages:
+        if not any(language in of_one for of_one in texts):
+            there = sorted({name for of_one in reports for name in of_one})
+            raise ValueError(
+                f"language {language}: no study of split {split} has a text in it "
+                f"({settings.section}); the shards have reports in: {', '.join(there) or 'no language'}. Set "
+                "--languages, or build the shards with a table that has them: xpt-shards build --meta."
+            )
 
 
 def _texts(reports: list[dict[str, str]], settings: ReportConfig, where: str) -> dict[Language, str]:

@@ -1,7 +1,7 @@
 """What the loop of fine-tuning asks of a task: recognition of findings, or reports."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from xpt.data.groups import Groups
 from xpt.data.index import ShardSet
 
 
+@runtime_checkable
 class Films(Protocol):
     """The films of a split that a task uses."""
 
@@ -23,6 +24,7 @@ class Films(Protocol):
         ...
 
 
+@runtime_checkable
 class Task(Protocol):
     @property
     def train(self) -> Films: ...
