@@ -25,8 +25,8 @@ Map = npt.NDArray[np.float32]
 SHIPPED = Path(__file__).with_name("weights.onnx")
 """The weights that come with the package; `MODEL.md` beside them says what they are."""
 POSES = 5
-_FINEST = 640
-"""Pixels on the longest side that are looked at: of larger films every so-many-th."""
+_FINEST = 512
+"""About how many pixels of the longest side are looked at: of larger films every so-many-th."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,10 @@ class Segmenter:
 
     def canvas_of(self, pixels_HW: Grey) -> tuple[Map, Box]:
         """The network's view of a film of any size, all 0 for a blank one; and where the film lies in it."""
-        step = max(1, max(pixels_HW.shape) // _FINEST)
-        small, box = letterbox(np.ascontiguousarray(pixels_HW[::step, ::step]), self.side)
+        step = max(1, round(max(pixels_HW.shape) / _FINEST))
+        small, box = letterbox(
+            np.ascontiguousarray(pixels_HW[step // 2 :: step, step // 2 :: step]), self.side
+        )
         content = small[box.top : box.bottom, box.left : box.right]
         low, high = _percentiles(content, (0.005, 0.995))
         canvas = np.zeros((self.side, self.side), np.float32)

@@ -96,5 +96,5 @@ def _largest(is_chest: npt.NDArray[np.bool_]) -> Mask:
 
 def _outlines(is_region: npt.NDArray[np.bool_]) -> list[Any]:
     """Points [N, 1, 2] of each piece's outer edge."""
-    found, _ = cv2.findContours(is_region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    found, _ = cv2.findContours(is_region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return list(found)
