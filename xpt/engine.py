@@ -220,16 +220,17 @@ def load_state(engine: Engine, folder: Path, *, universal: bool = False) -> dict
     """
     configuration: Any = engine._config
     configuration.load_universal_checkpoint = universal
-    groups = engine.optimizer.param_groups if universal else []
+    optimizer: Any = engine.optimizer if universal else None
+    groups = optimizer.param_groups if universal else []
     ours = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     with only_weights():
         loaded, client = engine.load_checkpoint(str(folder), tag="state", load_lr_scheduler_states=False)
     if universal:
         # Under ZeRO 3 DeepSpeed gives every group the settings of the first, weight decay too, and all
         # parameters one and the same tensor to count their steps in.
-        for group, settings in zip(engine.optimizer.param_groups, ours, strict=True):
+        for group, settings in zip(optimizer.param_groups, ours, strict=True):
             group.update(settings)
-        for state in engine.optimizer.state.values():
+        for state in optimizer.state.values():
             if isinstance(state.get("step"), torch.Tensor):
                 state["step"] = state["step"].clone()
     assert loaded is not None, folder

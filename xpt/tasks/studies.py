@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
 
 
 def _check_languages(
-    texts: Sequence[Mapping[str, str]], reports: list[dict[str, str]], settings: ReportConfig, split: str
+    texts: Sequence[Mapping[Any, str]], reports: list[dict[str, str]], settings: ReportConfig, split: str
 ) -> None:
     """Raises ValueError where none of the texts is in one of the languages."""
     for language in settings.languages:
