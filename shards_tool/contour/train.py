@@ -148,12 +148,15 @@ def export(net: ContourNet, out: Path) -> None:
         external_data=False,
         verbose=False,
     )
-    _halve_weights(part)
+    _slim(part)
     part.replace(out)
 
 
-def _halve_weights(path: Path) -> None:
-    """Keep large weights in 16 bits, which is half the file; onnxruntime widens them once, when it loads."""
+def _slim(path: Path) -> None:
+    """Keep large weights in 16 bits, which is half the file; onnxruntime widens them once, when it loads.
+
+    The exporter's notes on where in which file each node comes from go: they differ between machines.
+    """
     model = onnx.load(path)
     graph = model.graph
     casts = []
@@ -163,6 +166,9 @@ def _halve_weights(path: Path) -> None:
             wide = weight.name
             weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{wide}.half"))
             casts.append(onnx.helper.make_node("Cast", [weight.name], [wide], to=onnx.TensorProto.FLOAT))
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
