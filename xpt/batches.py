@@ -1,5 +1,7 @@
 """The films of a run, as batches: what its configuration says, for this rank."""
 
+import dataclasses
+
 from xpt.config import RunConfig
 from xpt.data.groups import Groups
 from xpt.data.index import ShardSet
@@ -38,19 +40,8 @@ def shared_frames(
     shards: ShardSet, config: RunConfig, rank: Rank, *, films: int, groups: Groups | None = None
 ) -> BatchLoader:
     """The first `films` films once, whole frames, shared out over the ranks."""
-    return evaluation_loader(
-        shards,
-        config.data,
-        side=config.model.side,
-        patch=config.model.patch,
-        seed=config.train.seed,
-        batch=config.train.micro_batch_size(rank.count),
-        world_size=rank.count,
-        rank=rank.index,
-        films=films,
-        device=rank.device,
-        groups=groups,
-    )
+    batch = config.train.micro_batch_size(rank.count)
+    return _frames(shards, config, rank, batch=batch, films=films, groups=groups)
 
 
 def whole_frames(
@@ -64,15 +55,23 @@ def whole_frames(
 ) -> BatchLoader:
     """The first `films` films (None: all) once, the same on every rank that asks, `batch` at a time (None:
     `train.micro_batch`)."""
+    alone = dataclasses.replace(rank, index=0, count=1)
+    batch = batch if batch is not None else config.train.micro_batch
+    return _frames(shards, config, alone, batch=batch, films=films, groups=groups)
+
+
+def _frames(
+    shards: ShardSet, config: RunConfig, rank: Rank, *, batch: int, films: int | None, groups: Groups | None
+) -> BatchLoader:
     return evaluation_loader(
         shards,
         config.data,
         side=config.model.side,
         patch=config.model.patch,
         seed=config.train.seed,
-        batch=batch if batch is not None else config.train.micro_batch,
-        world_size=1,
-        rank=0,
+        batch=batch,
+        world_size=rank.count,
+        rank=rank.index,
         films=films,
         device=rank.device,
         groups=groups,

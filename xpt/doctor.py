@@ -40,6 +40,7 @@ from xpt.estimate import (
     measured_mfu,
     warnings_about,
 )
+from xpt.files import write_atomically
 from xpt.memory import GB
 from xpt.telemetry import set_up_logging
 
@@ -130,7 +131,7 @@ def examine(asked: Question, console: Console) -> int:
     if config.json:
         report = {"checks": [asdict(each) for each in checks], "estimate": asdict(found)}
         report |= {"device": asdict(device), "storage": asdict(storage), "warnings": warnings}
-        Path(config.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_atomically(Path(config.json), json.dumps(report, indent=2) + "\n")
     return 1 if problems or shard_problems or not fits else 0
 
 

@@ -19,6 +19,7 @@ from xpt.data.index import open_shards
 from xpt.distributed import Rank
 from xpt.files import without_nan, write_atomically
 from xpt.looking import looks
+from xpt.models.classifier import mean_of_valid
 from xpt.models.report_decoder import ReportDecoder
 from xpt.report_page import Look, ReportExample, Text, report_page
 from xpt.report_scores import (
@@ -136,8 +137,7 @@ def features(trained: TrainedWriter, split: Studies, rank: Rank) -> Float[Tensor
         for batch in batches:
             looked = look(split, batch)
             tokens_BVLW, is_valid_BVL = trained.model.tokens(*looked.films)
-            share_BVL1 = is_valid_BVL[..., None] / is_valid_BVL.sum((1, 2), keepdim=True)[..., None]
-            mean_BW = (tokens_BVLW.float() * share_BVL1).sum((1, 2))
+            mean_BW = mean_of_valid(tokens_BVLW.float().flatten(1, 2), is_valid_BVL.flatten(1, 2))
             found_NW[looked.rows] = F.normalize(mean_BW, dim=1).cpu()
     return found_NW
 

@@ -6,6 +6,7 @@ The ranks only compute features; a process of its own, started by rank 0, fits t
 Shape suffixes: N training films, Q validation films, C findings, D width of the features.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -128,10 +129,9 @@ def write_features(
     features_QD: Float16[np.ndarray, "Q D"],
 ) -> None:
     """Everything that `main` needs, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, train=features_ND, val=features_QD, **vars(question))
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.savez(content, train=features_ND, val=features_QD, **vars(question))
+    write_atomically(path, content.getvalue())
 
 
 def start(features: Path, result: Path) -> subprocess.Popen[bytes]:

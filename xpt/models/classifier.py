@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from kernels.patches import normalize_pixels, patchify
 from xpt.config import EncoderConfig
 from xpt.models.encoder import encoder_of
-from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
+from xpt.models.mae import CHANNELS, all_patches
 
 Pool = Literal["mean", "grid", "cls", "attentive"]
 CELLS = 7
@@ -27,15 +26,6 @@ def mean_of_valid(
     """Mean of the tokens of patches that show film; 0 where none does."""
     share_BL = is_valid_BL / is_valid_BL.sum(1, keepdim=True).clamp(min=1)
     return torch.einsum("bld,bl->bd", tokens_BLD, share_BL.to(tokens_BLD.dtype))
-
-
-def all_patches(
-    image_BCHW: UInt8[Tensor, "B 1 H W"], patch: int, dtype: torch.dtype
-) -> tuple[Float[Tensor, "B L P"], Int64[Tensor, "B L"]]:
-    """All patches, normalised, and their ids: what the encoder takes."""
-    patches_BLP = normalize_pixels(patchify(image_BCHW, patch), PIXEL_MEAN, PIXEL_STD)
-    ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
-    return patches_BLP.to(dtype), ids_L.expand(len(image_BCHW), -1)
 
 
 class AttentivePool(nn.Module):

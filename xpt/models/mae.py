@@ -29,6 +29,15 @@ ZONES = 4
 """Zones along a side of the film, of which `MAE.features` gives one mean token each."""
 
 
+def all_patches(
+    image_BCHW: UInt8[Tensor, "B 1 H W"], patch: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "B L P"], Int64[Tensor, "B L"]]:
+    """All patches, normalised, and their ids: what the encoder takes."""
+    patches_BLP = normalize_pixels(patchify(image_BCHW, patch), PIXEL_MEAN, PIXEL_STD)
+    ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
+    return patches_BLP.to(dtype), ids_L.expand(len(image_BCHW), -1)
+
+
 class Prediction(NamedTuple):
     """What one forward pass of `MAE` gives."""
 
@@ -144,10 +153,8 @@ class MAE(nn.Module):
 
     def features(self, image_BCHW: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         """The encoder's mean token in each of ZONES x ZONES zones, all patches visible: F = ZONES^2 D."""
-        patches_BLP = normalize_pixels(patchify(image_BCHW, self.patch), PIXEL_MEAN, PIXEL_STD)
-        ids_L = torch.arange(patches_BLP.shape[1], device=image_BCHW.device)
-        dtype = next(self.parameters()).dtype
-        tokens_BND = self.encoder(patches_BLP.to(dtype), ids_L.expand(len(image_BCHW), -1))
-        grid = round(len(ids_L) ** 0.5)
+        patches_BLP, ids_BL = all_patches(image_BCHW, self.patch, next(self.parameters()).dtype)
+        tokens_BND = self.encoder(patches_BLP, ids_BL)
+        grid = round(ids_BL.shape[1] ** 0.5)
         map_BDGG = tokens_BND[:, 1:].mT.unflatten(2, (grid, grid))
         return F.adaptive_avg_pool2d(map_BDGG.float(), ZONES).flatten(1)

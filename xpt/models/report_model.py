@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from xpt.config import EncoderConfig
-from xpt.models.classifier import all_patches
 from xpt.models.encoder import encoder_of
 from xpt.models.language_model import LanguageModelDecoder
-from xpt.models.mae import CHANNELS
+from xpt.models.mae import CHANNELS, all_patches
 from xpt.models.report_decoder import Memory, ReportDecoder
 
 
