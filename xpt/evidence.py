@@ -56,9 +56,7 @@ class Evidence:
         self._question = on_first(self._ask)
         if run_log is not None:
             self._folder.mkdir(exist_ok=True)
-            for path in self._folder.iterdir():
-                if images == 0 or _images(path) > images:
-                    path.unlink()
+            forget_after(self._folder, images)
 
     def collect(self, engine: Engine, images: int) -> float:
         """Validate, draw, and start a probe of the weights after `images` images; the validation loss."""
@@ -182,6 +180,13 @@ class Evidence:
                 return
             features.unlink()
             has_ended = False
+
+
+def forget_after(folder: Path, images: int) -> None:
+    """Drop what was gathered after `images` images, and what a killed process left half-written."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") or images == 0 or _images(path) > images:
+            path.unlink()
 
 
 def _publish(run_log: RunLog, images: int, found: dict[str, Any]) -> None:
