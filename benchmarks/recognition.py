@@ -6,10 +6,12 @@ Three questions, three seeds, intervals by patient on films of patients that no 
 
 1. At 10% of the labels, does fine-tuning from a pretrained encoder beat training from scratch?
 2. On nodules of 5 to 12 mm, does a higher resolution beat 224 pixels?
-3. Do frozen pretrained features separate every finding?
+3. Do frozen pretrained features separate every finding? Beside them the film's grey values, without an
+   encoder, because phantoms are easier than patients.
 
-Everything lies in FOLDER: a step that is done is not done again, so a killed benchmark goes on. All on
-one CPU thread; about 45 minutes.
+The first and the third are asked of findings that are large enough for 96 pixels (`phantom_shards.py`), the
+second of films with several small nodules. Films are cropped to the chest. Everything lies in FOLDER: a step
+that is done is not done again, so a killed benchmark goes on. All on one CPU thread.
 """
 
 import csv
@@ -23,22 +25,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from benchmarks.phantom_shards import large_findings_shards
 from shards_tool.build import build
-from shards_tool.phantom.archive import make_film, write_archive
-from shards_tool.phantom.findings import NODULE, draw_finding
+from shards_tool.phantom.archive import make_film
+from shards_tool.phantom.findings import FINDINGS, NODULE, draw_finding
 from shards_tool.phantom.study import plan_patient
 from shards_tool.settings import BuildSettings
+from xpt.config import DataConfig
+from xpt.data.index import open_shards
+from xpt.data.loader import evaluation_loader
+from xpt.data.samples import read_samples
 from xpt.files import write_atomically
 from xpt.metrics import Difference, Statistic, auroc_draws, paired_difference
 from xpt.predictions import Predictions, read_predictions
 
 SEEDS = (0, 1, 2)
+PROBES = ("logistic", "knn", "attentive")
 LOW, HIGH = 224, 448
-MODEL = ("--model.width", "128", "--model.depth", "4", "--model.heads", "2")
+CHEST = ("--data.crop_to", "chest")
+MODEL = (
+    *("--model.side", "96", "--model.patch", "8", "--model.width", "128", "--model.depth", "4"),
+    *("--model.heads", "4", *CHEST),
+)
+PRETRAINING = (
+    *("--model.decoder_width", "128", "--model.decoder_depth", "2", "--model.decoder_heads", "4"),
+    *("--model.norm_targets", "True", "--train.batch", "32", "--train.micro_batch", "32"),
+    *("--train.base_lr", "0.012", "--train.eval_films", "256"),
+)
+TRAINING = ("--train.batch", "16", "--train.micro_batch", "16", "--train.base_lr", "0.016")
+GRID = ("--recognition.pool", "grid")
+SMALL_MODEL = (
+    *("--model.patch", "16", "--model.width", "64", "--model.depth", "2", "--model.heads", "2", *CHEST),
+)
 KEY = "0123456789abcdef" * 4
 """The patients are synthetic: everyone gets the same splits."""
 
@@ -48,42 +74,46 @@ class Options:
     work: Path
     """Where archives, shards and runs lie."""
     json: Path | None = None
-    patients: int = 600
-    """Of the archive with all findings."""
-    nodule_patients: int = 900
-    """Of the archive in which every second patient has one small nodule."""
-    pretrain_images: int = 14_400
-    finetune_images: int = 1_200
-    nodule_images: int = 2_400
+    patients: int = 6_000
+    """Of the archive with all findings; one film each."""
+    nodule_patients: int = 1_500
+    """Of the archive in which every second patient has small nodules."""
+    pretrain_images: int = 120_000
+    finetune_images: int = 8_000
+    nodule_images: int = 10_000
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     options.work.mkdir(parents=True, exist_ok=True)
-    findings = findings_shards(options)
+    findings = large_findings_shards(options.work, patients=options.patients, side=160)
     nodules = nodule_shards(options)
     pretrained = step(
         options.work / "pretrained",
         "xpt/train.py",
         *("--data.path", str(findings), "--train.images", str(options.pretrain_images)),
-        *("--train.checkpoint_images", "7200", "--train.eval_images", "7200"),
+        *("--train.checkpoint_images", "24000", "--train.eval_images", "24000", "--train.log_images", "3200"),
+        *("--train.warmup_images", str(options.pretrain_images // 20), *MODEL, *PRETRAINING),
     )
     results: dict[str, object] = {"versions": sys.version}
-    probes = {p: probe(options, findings, pretrained, p) for p in ("logistic", "knn", "attentive")}
+    probes = {f"frozen, {p}": probe(options, findings, pretrained, p) for p in PROBES}
+    probes["grey values, no encoder"] = grey_values(findings)
     tuned = {
         start: [
-            tune(options, f"{start}-{seed}", findings, seed, init, options.finetune_images, 0.1)
+            tune(
+                options, f"{start}-{seed}", findings, seed, init, options.finetune_images, 0.1,
+                *MODEL, *GRID,
+            )
             for seed in SEEDS
         ]
         for start, init in (("pretrained", str(pretrained)), ("scratch", ""))
-    }
+    }  # fmt: skip
     small = {
         side: [
             tune(
-                options, f"nodules-{side}-{seed}", nodules, seed, str(pretrained), options.nodule_images, 1.0,
-                *("--model.side", str(side), "--recognition.label_map", "free"),
-                *("--recognition.findings", NODULE, "--recognition.pool", "attentive"),
-                *("--recognition.other_labels", "ignore"),
+                options, f"nodules-{side}-{seed}", nodules, seed, "", options.nodule_images, 1.0,
+                *("--model.side", str(side), *SMALL_MODEL, "--recognition.label_map", "free"),
+                *("--recognition.findings", NODULE, "--recognition.pool", "mean"),
             )
             for seed in SEEDS
         ]
@@ -93,7 +123,7 @@ def main() -> None:
     for name, runs in {
         **{f"10% of labels, {k}: macro": v for k, v in tuned.items()},
         **{f"nodules of 5 to 12 mm, {k} px": v for k, v in small.items()},
-        **{f"frozen, {k}: macro": [v] for k, v in probes.items()},
+        **{f"{k}: macro": [v] for k, v in probes.items()},
     }.items():
         areas = [float(macro(run)(np.ones((1, len(run.keys))))[0]) for run in runs]
         results[name] = areas
@@ -107,31 +137,25 @@ def main() -> None:
         span = f"{gain.interval.low:+.3f} to {gain.interval.high:+.3f}, p {gain.p_value:.4f}"
         table.add_row(name, span, f"{gain.interval.value:+.3f}")
     for name, found in probes.items():
-        results[f"frozen, {name}"] = dict(zip(found.findings, per_finding(found), strict=True))
+        results[name] = dict(zip(found.findings, per_finding(found), strict=True))
     Console().print(table)
     Console().print(results)
     if options.json:
         write_atomically(options.json, json.dumps(results, indent=1) + "\n")
 
 
-def findings_shards(options: Options) -> Path:
-    """Films of about 256 pixels with all findings, as the phantom archive draws them."""
-    archive = options.work / "findings"
-    if not (archive.with_suffix(".shards") / "manifest.json").exists():
-        write_archive(archive, patients=options.patients, seed=11, side=256)
-    return shards_of(archive, 256, (0.6, 0.1, 0.3))
-
-
 def nodule_shards(options: Options) -> Path:
-    """One film per patient, every second with one nodule of 5 to 12 mm and nothing else."""
+    """One film per patient, every second with 6 to 12 nodules of 5 to 12 mm and nothing else."""
     archive = options.work / "nodules"
     if not (archive / "metadata.csv").exists():
         rows = []
         for number in range(options.nodule_patients):
             study = plan_patient(12, number, side=512)[0]
             rng = np.random.default_rng((12, number))
-            nodule = dataclasses.replace(draw_finding(NODULE, rng), size=float(rng.uniform(5, 12)))
-            found = (nodule,) if number % 2 else ()
+            found = tuple(
+                dataclasses.replace(draw_finding(NODULE, rng), size=float(rng.uniform(5, 12)))
+                for _ in range(int(rng.integers(6, 13)) if number % 2 else 0)
+            )
             study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, findings=found))
             make_film(archive, study)
             rows.append(
@@ -141,16 +165,10 @@ def nodule_shards(options: Options) -> Path:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-    return shards_of(archive, 512, (0.5, 0.1, 0.4))
-
-
-def shards_of(archive: Path, side: int, fractions: tuple[float, float, float]) -> Path:
     shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
     if not (shards / "manifest.json").exists():
         key.write_text(KEY)
-        settings = BuildSettings(
-            side=side, shard_size=32, fractions=fractions, contour=f"masks:{archive / 'masks'}"
-        )
+        settings = BuildSettings(side=512, shard_size=32, fractions=(0.6, 0.1, 0.3))
         build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
     return shards
 
@@ -159,7 +177,7 @@ def step(run: Path, program: str, *flags: str) -> Path:
     """Run a program of xpt to its end, unless it has come there; its CPU time goes to `RUN/cpu_seconds`."""
     done = run / "cpu_seconds"
     if not done.exists():
-        command = [sys.executable, program, "--preset", "demo", "--run_dir", str(run), *MODEL, *flags]
+        command = [sys.executable, program, "--preset", "demo", "--run_dir", str(run), *flags]
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         write_atomically(done, f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before:.0f}\n")
@@ -177,8 +195,7 @@ def tune(
         *("--train.images", str(images), "--train.warmup_images", str(images // 10)),
         *("--train.eval_images", str(images // 8), "--train.checkpoint_images", str(images // 2)),
         *("--recognition.fraction", str(fraction), "--recognition.fraction_seed", str(seed)),
-        *("--recognition.layer_decay", "0.75" if init else "1.0", "--recognition.pool", "grid"),
-        *flags,
+        *("--recognition.layer_decay", "0.75" if init else "1.0", *TRAINING, *flags),
     )
     return test_predictions(run)
 
@@ -188,8 +205,8 @@ def probe(options: Options, data: Path, pretrained: Path, protocol: str) -> Pred
         options.work / f"frozen-{protocol}",
         "xpt/finetune.py",
         *("--data.path", str(data), "--init", str(pretrained), "--recognition.protocol", protocol),
-        *("--train.images", "3200", "--train.eval_images", "800", "--train.warmup_images", "320"),
-        *("--train.batch", "32", "--train.base_lr", "0.016", "--recognition.l2", "30"),
+        *("--train.images", "16000", "--train.eval_images", "4000", "--train.warmup_images", "1600"),
+        *("--recognition.l2", "30", *TRAINING, *MODEL, *GRID),
         *("--recognition.pool", "mean" if protocol == "attentive" else "grid"),
     )
     return test_predictions(run)
@@ -200,6 +217,50 @@ def test_predictions(run: Path) -> Predictions:
     if not path.exists():
         subprocess.run([sys.executable, "xpt/evaluate.py", str(run)], check=True)
     return read_predictions(path)
+
+
+def grey_values(data: Path) -> Predictions:
+    """Logistic regression on 24 x 24 grey values of the chest."""
+    features, samples = {}, {}
+    for split in ("train", "test"):
+        shards = open_shards(data, split)
+        rows = []
+        with evaluation_loader(
+            shards,
+            DataConfig(crop_to="chest", threads=1, readers=1),
+            side=24,
+            patch=8,
+            seed=0,
+            batch=32,
+            world_size=1,
+            rank=0,
+            films=None,
+            device=torch.device("cpu"),
+        ) as batches:
+            for batch in batches:
+                rows.append(batch.image_BCHW[batch.weight_B > 0].flatten(1).numpy() / 255)
+        features[split], samples[split] = np.concatenate(rows), read_samples(shards)
+    target = {
+        split: np.array([[labels[name] for name in FINDINGS] for labels in found.labels])
+        for split, found in samples.items()
+    }
+    logit_NC = np.stack(
+        [
+            make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+            .fit(features["train"], target["train"][:, c])
+            .decision_function(features["test"])
+            for c in range(len(FINDINGS))
+        ],
+        axis=1,
+    )
+    return Predictions(
+        keys=samples["test"].keys,
+        patients=samples["test"].patients,
+        findings=FINDINGS,
+        kind="multi_label",
+        target_NC=target["test"].astype(np.float64),
+        logit_NC=logit_NC,
+    )
 
 
 def per_finding(found: Predictions) -> list[float]:

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report_phantoms import report_shards
+from benchmarks.phantom_shards import large_findings_shards
 from xpt.files import write_atomically
 from xpt.report_scores import FREQUENT, MODEL, NEAREST, SHUFFLED
 
@@ -50,7 +50,7 @@ class Options:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     options.work.mkdir(parents=True, exist_ok=True)
-    shards = report_shards(options.work, patients=options.patients, side=160)
+    shards = large_findings_shards(options.work, patients=options.patients, side=160)
     found = {seed: _evaluated(options, shards, seed) for seed in SEEDS}
     table = Table("language", "who", *(f"seed {seed}: finding F1" for seed in SEEDS))
     for language in ("en", "zh"):

@@ -28,6 +28,10 @@ class DataConfig:
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Smallest and largest share of the frame's area that the random square crop keeps. 0.5 to 1 suits
     chest films better than the 0.2 to 1 of natural images (arXiv 2210.12843)."""
+    crop_to: Literal["frame", "chest"] = "frame"
+    """What crops are taken from, in training, and what is shown whole, in validation: the `frame` as stored,
+    or the square around its `chest` contour, which puts more pixels on the lungs and every chest in the same
+    place. Films without a contour are shown whole."""
     flip: float = 0.0
     """Probability of mirroring left and right. 0 by default: side carries meaning in a chest film."""
     window_shards: int = 32

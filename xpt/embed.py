@@ -44,6 +44,8 @@ class Options:
     out: Path
     """Parquet file to write: key, patient, split, and the features `cls` and `mean`, [D] float32 each."""
     split: Literal["train", "val", "test", "all"] = "all"
+    crop_to: Literal["frame", "chest"] = "frame"
+    """What is shown of each film, as `data.crop_to` of training."""
     batch: int = 8
     """Films per forward pass."""
 
@@ -52,13 +54,28 @@ def main() -> None:
     set_up_logging(0)
     options = tyro.cli(Options, description=__doc__)
     try:
-        films = embed(options.shards, options.model, options.out, split=options.split, batch=options.batch)
+        films = embed(
+            options.shards,
+            options.model,
+            options.out,
+            split=options.split,
+            crop_to=options.crop_to,
+            batch=options.batch,
+        )
     except ValueError as error:
         raise SystemExit(f"xpt-embed: {error}") from error
     log.info("%s: features of %s films", options.out, f"{films:,}")
 
 
-def embed(shards: Path, model: Path, out: Path, *, split: str = "all", batch: int = 8) -> int:
+def embed(
+    shards: Path,
+    model: Path,
+    out: Path,
+    *,
+    split: str = "all",
+    crop_to: Literal["frame", "chest"] = "frame",
+    batch: int = 8,
+) -> int:
     """Write one row per film to `out`; films that are damaged are left out, with a warning by the loader.
 
     `cls` is the class token, `mean` the mean of the tokens of patches that are not letterbox bars.
@@ -90,7 +107,8 @@ def embed(shards: Path, model: Path, out: Path, *, split: str = "all", batch: in
             for name in splits:
                 films = open_shards(shards, name)
                 task = progress.add_task(name, total=len(films))
-                for table in _features(encoder, settings, films, schema, batch, device):
+                data = DataConfig(crop_to=crop_to)
+                for table in _features(encoder, settings, films, data, schema, batch, device):
                     writer.write_table(table)
                     rows += len(table)
                     progress.advance(task, batch)
@@ -115,6 +133,7 @@ def _features(
     encoder: nn.Module,
     settings: dict[str, Any],
     films: ShardSet,
+    data: DataConfig,
     schema: pa.Schema,
     size: int,
     device: torch.device,
@@ -127,7 +146,7 @@ def _features(
         torch.no_grad(),
         evaluation_loader(
             films,
-            DataConfig(),
+            data,
             side=settings["img_size"],
             patch=settings["patch_size"],
             seed=0,

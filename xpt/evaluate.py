@@ -15,10 +15,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
+from jaxtyping import Float, UInt8
 
 from xpt import distributed
 from xpt.batches import whole_frames
@@ -29,7 +30,7 @@ from xpt.distributed import Rank
 from xpt.evaluate_reports import evaluate_reports
 from xpt.files import without_nan, write_atomically
 from xpt.heatmaps import heat_maps
-from xpt.localisation import Box, Found, judge, read_boxes
+from xpt.localisation import Box, Found, judge, read_boxes, within
 from xpt.metrics import interval
 from xpt.page import Example, page
 from xpt.predictions import Predictions, read_predictions, write_predictions
@@ -145,9 +146,10 @@ def localisation(
             f"--boxes: none is of a film of split {split.shards.split} and of {', '.join(test.findings)}"
         )
     judged: dict[str, dict[str, Found]] = {name: {} for name in test.findings}
-    for key, _, finding, heat_GG in looked(trained, split, wanted, rank):
-        if (key, finding) in boxes:
-            judged[finding][key] = judge(heat_GG, boxes[key, finding])
+    for look in looked(trained, split, wanted, rank):
+        if (look.key, look.finding) in boxes:
+            shown = within(look.window_4, boxes[look.key, look.finding])
+            judged[look.finding][look.key] = judge(look.heat_GG, shown)
     rows = {}
     for name, films in judged.items():
         if not films:
@@ -177,27 +179,34 @@ def pictures(trained: Trained, split: Labelled, test: Predictions, count: int, r
             wanted += [(test.keys[row], name, is_positive) for row in rows[:count]]
     if not wanted:
         return []
-    shown = {
-        (key, finding): (image_HW, heat_GG)
-        for key, image_HW, finding, heat_GG in looked(trained, split, {key for key, _, _ in wanted}, rank)
-    }
+    keys = {key for key, _, _ in wanted}
+    shown = {(look.key, look.finding): look for look in looked(trained, split, keys, rank)}
     return [
         Example(
             key=key,
             finding=name,
             probability=float(probability_NC[row_of[key], test.findings.index(name)]),
             is_positive=is_positive,
-            image_HW=shown[key, name][0],
-            heat_GG=shown[key, name][1],
+            image_HW=shown[key, name].image_HW,
+            heat_GG=shown[key, name].heat_GG,
         )
         for key, name, is_positive in wanted
     ]
 
 
-def looked(
-    trained: Trained, split: Labelled, keys: set[str], rank: Rank
-) -> Iterator[tuple[str, np.ndarray, str, np.ndarray]]:
-    """(key, image_HW, finding, heat_GG) for each of the films and each finding."""
+class Look(NamedTuple):
+    """Where the model looked in a film for a finding."""
+
+    key: str
+    finding: str
+    image_HW: UInt8[np.ndarray, "H W"]
+    heat_GG: Float[np.ndarray, "G G"]
+    window_4: Float[np.ndarray, "4"]
+    """As `Batch.window_B4`."""
+
+
+def looked(trained: Trained, split: Labelled, keys: set[str], rank: Rank) -> Iterator[Look]:
+    """Each of the films and each finding."""
     is_wanted_N = np.array([key in keys for key in split.samples.keys])
     with whole_frames(select_rows(split.shards, is_wanted_N), trained.config, rank) as batches:
         for batch in batches:
@@ -205,7 +214,8 @@ def looked(
                 heat_BGG = heat_maps(trained.model, batch.image_BCHW, batch.is_valid_BL, c).cpu().numpy()
                 for film, key in enumerate(batch.keys):
                     if batch.weight_B[film]:
-                        yield key, batch.image_BCHW[film, 0].cpu().numpy(), finding, heat_BGG[film]
+                        image_HW = batch.image_BCHW[film, 0].cpu().numpy()
+                        yield Look(key, finding, image_HW, heat_BGG[film], batch.window_B4[film])
 
 
 if __name__ == "__main__":

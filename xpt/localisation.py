@@ -54,6 +54,16 @@ def read_boxes(path: Path, side: int) -> dict[tuple[str, str], list[Box]]:
     return found
 
 
+def within(window_4: Float[np.ndarray, "4"], boxes: Sequence[Box]) -> list[Box]:
+    """Boxes of the stored square as shares of the part of it that is shown (`Batch.window_B4`)."""
+    start_2, size_2 = window_4[:2], window_4[2:] - window_4[:2]
+    shown = []
+    for box in boxes:
+        (top, left), (bottom, right) = np.clip((np.array(box).reshape(2, 2) - start_2) / size_2, 0, 1)
+        shown.append(Box(top, left, bottom, right))
+    return shown
+
+
 def judge(heat_GG: Float[np.ndarray, "G G"], boxes: Sequence[Box]) -> Found:
     """A film's heat map against the boxes of the finding. A map without heat hits nothing."""
     grid = len(heat_GG)

@@ -49,7 +49,9 @@ def write_report(options: Options) -> str:
             f"got {len(options.images)} films, wanted 1 to {views}, as many as {options.run} learned from"
         )
     encoder = trained.config.model
-    image_VCHW, is_valid_VL = read_study(options.images, side=encoder.side, patch=encoder.patch)
+    image_VCHW, is_valid_VL = read_study(
+        options.images, side=encoder.side, patch=encoder.patch, crop_to=trained.config.data.crop_to
+    )
     there_V = torch.arange(len(image_VCHW), device=device)
     memory: Memory = trained.model.remember(image_VCHW.to(device), is_valid_VL.to(device), there_V, 1)
     (report,) = trained.writer.reports(trained.model, memory, options.lang)

@@ -1,8 +1,9 @@
 """The network that `shards_tool/contour/train.py` trains: a small U-Net with a head for the pose.
 
 B films, S pixels on a side (256). Most of its layers work on 1/16 and 1/32 of the side, where they are cheap
-and see the whole chest; the maps have 1/4 of the side, their edges between its pixels. Skips are added, not
-concatenated, which halves the decoder's work; batch norms are folded into the convolutions on export.
+and see the whole chest; the maps have 1/2 of the side, because a chest's lower corners are thin. Skips are
+added, not concatenated, which halves the decoder's work; batch norms are folded into the convolutions when
+it is exported.
 """
 
 import itertools
@@ -13,14 +14,14 @@ from torch.nn import functional as F
 
 SIDE = 256
 """Pixels on a side of the letterboxed film that the network sees."""
-MAP_SCALE = 4
-"""The maps have a quarter of the side."""
+MAP_SCALE = 2
+"""The maps have half of the side."""
 STEM = 8
 """Channels at 1/2 of the side."""
 WIDTHS = (24, 48, 96, 128)
 """Channels at 1/4, 1/8, 1/16 and 1/32 of the side."""
-BLOCKS = (1, 2, 3)
-"""Residual convolutions at 1/8, 1/16 and 1/32."""
+BLOCKS = (0, 1, 2, 3)
+"""Residual convolutions at 1/4, 1/8, 1/16 and 1/32."""
 POSES = 5
 """Logits of the four quarter turns (`posture.ORIENTATIONS`), and of being a negative."""
 
@@ -30,19 +31,19 @@ class ContourNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(1, STEM, stride=2), _conv(STEM, WIDTHS[0], stride=2))
-        pairs = list(itertools.pairwise(WIDTHS))
+        self.stem = _conv(1, STEM, stride=2)
+        pairs = list(itertools.pairwise((STEM, *WIDTHS)))
         self.down = nn.ModuleList(
             nn.Sequential(_conv(a, b, stride=2), *(_Residual(b) for _ in range(blocks)))
             for (a, b), blocks in zip(pairs, BLOCKS, strict=True)
         )
         self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(pairs))
         self.up = nn.ModuleList(_conv(a, a) for a, _ in reversed(pairs))
-        self.regions = nn.Conv2d(WIDTHS[0], 2, 1)
+        self.regions = nn.Conv2d(STEM, 2, 1)
         self.pose = nn.Linear(WIDTHS[-1], POSES)
 
     def forward(self, film_B1SS: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of lung and chest [B, 2, S/4, S/4], and of the pose [B, POSES]."""
+        """Logits of lung and chest [B, 2, S/2, S/2], and of the pose [B, POSES]."""
         x = self.stem(film_B1SS - 0.5)
         skips = []
         for stage in self.down:

@@ -7,7 +7,7 @@ ribs; what hides it (fluid, consolidation, a device, the heart before it) does n
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -37,6 +37,7 @@ class Contour:
     """As in `SampleRecord.orientation`, where the finder can tell."""
 
 
+@runtime_checkable
 class ContourFinder(Protocol):
     def __call__(self, pixels_HW: Grey, path: PurePosixPath) -> Contour:
         """Find the chest in a film.

@@ -1,7 +1,10 @@
-"""Films with known lungs for `shards_tool/contour/train.py`: annotated ones, and phantoms."""
+"""Films whose lungs are known for `shards_tool/contour/train.py`: from annotators, from a network that has
+learned from those, and phantoms.
+"""
 
 import csv
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,8 @@ import numpy as np
 
 from shards_tool.contour.augment import Picture, Teacher
 from shards_tool.contour.masks import is_lung_value
+from shards_tool.contour.segmenter import Map, Segmenter
+from shards_tool.contour.trust import doubt_about, regions_of
 from shards_tool.phantom.findings import CONSOLIDATION, EFFUSION, Finding
 from shards_tool.phantom.render import FilmSpec, render_film
 from shards_tool.phantom.study import plan_patient
@@ -21,6 +26,8 @@ KEPT_SIDE = 288
 PHANTOM_SEED = 40_000
 """Of the patients that are seen in training; any other seed gives patients that are not."""
 _SCALE = KEPT_SIDE / 1280
+_SURE = 0.85
+"""Least certainty of a film that a network marks for another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,42 @@ def load_teacher(data: Path, film: Annotated) -> Teacher:
     if mask_HW is None:
         raise ValueError(f"{data / film.mask} is not a readable PNG")
     return _teacher(grey_HW, is_lung_value(mask_HW), is_phantom=False)
+
+
+def marked_by(segmenter: Segmenter, data: Path, sources: tuple[str, ...]) -> Iterator[Teacher]:
+    """The upright frontal films of `sources` without masks, with the lungs that a network finds in them.
+
+    It looks at each in two sizes, three attitudes and in a mirror, and the mean counts; films that leave it
+    in doubt are left out. A network that learns its teacher's means on distorted films exceeds the teacher
+    (noisy student, arXiv 1911.04252).
+    """
+    with (data / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        is_frontal = row["view"] in ("PA", "AP", "AP Supine") and row["orientation"] == "upright"
+        if row["source"] not in sources or row["mask"] or not is_frontal:
+            continue
+        grey_HW = read_picture((data / row["file"]).read_bytes()).pixels_HW
+        canvas, box = segmenter.canvas_of(grey_HW)
+        content = np.s_[box.top : box.bottom, box.left : box.right]
+        regions = regions_of(_mean_lung(segmenter, canvas)[content], None)
+        if regions.lobes == 2 and not doubt_about(regions) and regions.certainty >= _SURE:
+            height, width = grey_HW.shape
+            lung_HW = cv2.resize(regions.lung, (width, height), interpolation=cv2.INTER_LINEAR)
+            yield _teacher(grey_HW, lung_HW > 0, is_phantom=False)
+
+
+def _mean_lung(segmenter: Segmenter, canvas: Map) -> Map:
+    side = segmenter.side
+    views = []
+    for zoom, degrees, mirror in itertools.product((0.88, 1.0), (-5, 0, 5), (1, -1)):
+        matrix = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), degrees, zoom)
+        view = cv2.warpAffine(canvas, matrix, (side, side))[:, ::mirror]
+        lung = np.ascontiguousarray(segmenter(view).lung[:, ::mirror])
+        views.append(
+            cv2.warpAffine(lung, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        )
+    return np.mean(views, axis=0)
 
 
 def phantom_teachers(patients: int) -> Iterator[Teacher]:

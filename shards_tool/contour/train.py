@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from shards_tool.contour.augment import Sample, Teacher, draw_sample
 from shards_tool.contour.model import MAP_SCALE, POSES, SIDE, ContourNet, Exported
-from shards_tool.contour.teachers import annotated, fold_of, load_teacher, phantom_teachers
+from shards_tool.contour.segmenter import Segmenter
+from shards_tool.contour.teachers import annotated, fold_of, load_teacher, marked_by, phantom_teachers
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ class Training:
     """Whose films are learned from."""
     leave_out: int | None = None
     """A fold, 0 to 4, of the patients of all `sources` that is left out."""
+    teacher: Path | None = None
+    """A network that this program has made, which marks the lungs of the films of `unmarked`."""
+    unmarked: tuple[str, ...] = ("nih", "kermany")
+    """Sources of more films, which have no masks; only with a `teacher`."""
     steps: int = 6000
     batch: int = 8
     rate: float = 3e-3
@@ -68,8 +73,16 @@ def train(run: Training) -> None:
     films = annotated(run.data, run.sources)
     fold = fold_of(films, FOLDS)
     real = [load_teacher(run.data, film) for film in films if fold[film.patient] != run.leave_out]
+    annotators = len(real)
+    if run.teacher is not None:
+        real += marked_by(Segmenter(run.teacher), run.data, run.unmarked)
     phantoms = list(phantom_teachers(run.phantoms))
-    log.info("%d films, %d phantoms", len(real), len(phantoms))
+    log.info(
+        "%d films marked by annotators, %d by a network, %d phantoms",
+        annotators,
+        len(real) - annotators,
+        len(phantoms),
+    )
 
     net = ContourNet().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     average = copy.deepcopy(net).eval().requires_grad_(False)

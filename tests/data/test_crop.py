@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import pytest
 
-from xpt.data.crop import Windows, draw_windows, full_frames, valid_patches
+from xpt.data.crop import Windows, chest_squares, draw_windows, full_frames, valid_patches
 
 COUNT = 4000
 POSITIONS = np.arange(COUNT)
@@ -9,7 +10,9 @@ WHOLE = np.tile(np.array([0, 0, 64, 64]), (COUNT, 1))
 
 
 def windows(positions=POSITIONS, box=WHOLE, *, seed=1, crop_scale=(0.25, 1.0), flip=0.5) -> Windows:
-    return draw_windows(positions, box, stored_side=64, seed=seed, crop_scale=crop_scale, flip=flip)
+    return draw_windows(
+        positions, box, full_frames(len(box)), stored_side=64, seed=seed, crop_scale=crop_scale, flip=flip
+    )
 
 
 def corners(drawn: Windows) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +60,13 @@ def test_window_depends_on_seed_and_position_alone():
 
 def test_windows_are_those_of_earlier_releases():
     drawn = draw_windows(
-        np.array([0, 2**40]), WHOLE[:2], stored_side=64, seed=20240424, crop_scale=(0.5, 1.0), flip=0.5
+        np.array([0, 2**40]),
+        WHOLE[:2],
+        full_frames(2),
+        stored_side=64,
+        seed=20240424,
+        crop_scale=(0.5, 1.0),
+        flip=0.5,
     )
     start = [[0.12088264524936676, 0.17197588086128235], [0.08231877535581589, 0.7864097952842712]]
     end = [[0.906256377696991, 0.9573495984077454], [0.8190163373947144, 0.04971224069595337]]
@@ -109,3 +118,44 @@ def test_validity_follows_crop_and_mirroring():
         assert (valid[n] >= sampled).all()
         # A patch that is valid for a sliver narrower than the sampling is the only way to differ.
         assert np.count_nonzero(valid[n] != sampled) <= 4
+
+
+def encoded(mask: np.ndarray) -> np.ndarray:
+    ok, png = cv2.imencode(".png", mask)
+    assert ok
+    return png
+
+
+def test_square_around_the_chest_has_room_and_stays_in_the_frame():
+    upright, corner, whole = (np.zeros((40, 40), np.uint8) for _ in range(3))
+    upright[8:28, 12:24] = 128
+    corner[30:40, 0:20] = 255
+    whole[:] = 128
+    squares = chest_squares([encoded(mask) for mask in (upright, corner, whole)])
+    # 20 rows and 5% of them on each side: 22 of 40, about the middle of rows 8 to 28 and columns 12 to 24.
+    np.testing.assert_allclose(squares.start_B2[0], [7 / 40, 7 / 40], atol=1e-6)
+    np.testing.assert_allclose(squares.end_B2[0], [29 / 40, 29 / 40], atol=1e-6)
+    np.testing.assert_allclose(squares.start_B2[1], [18 / 40, 0], atol=1e-6)
+    np.testing.assert_allclose(squares.end_B2[1], [1, 22 / 40], atol=1e-6)
+    np.testing.assert_array_equal(squares.start_B2[2], [0, 0])
+    np.testing.assert_array_equal(squares.end_B2[2], [1, 1])
+
+
+def test_film_without_a_contour_is_shown_whole():
+    squares = chest_squares([encoded(np.zeros((8, 8), np.uint8))])
+    np.testing.assert_array_equal(squares.start_B2, [[0, 0]])
+    np.testing.assert_array_equal(squares.end_B2, [[1, 1]])
+
+
+def test_crops_of_a_chest_stay_in_its_square():
+    squares = Windows(
+        start_B2=np.tile(np.float32([0.1, 0.3]), (COUNT, 1)),
+        end_B2=np.tile(np.float32([0.6, 0.8]), (COUNT, 1)),
+    )
+    drawn = draw_windows(POSITIONS, WHOLE, squares, stored_side=64, seed=1, crop_scale=(0.5, 1.0), flip=0.5)
+    first, last = corners(drawn)
+    assert (first >= squares.start_B2 - 1e-6).all() and (last <= squares.end_B2 + 1e-6).all()
+    area = (last - first).prod(axis=1) / 0.25
+    assert area.min() >= 0.5 - 1e-6 and area.max() <= 1 + 1e-6 and np.ptp(area) > 0.45
+    whole = draw_windows(POSITIONS, WHOLE, squares, stored_side=64, seed=1, crop_scale=(1.0, 1.0), flip=0.0)
+    np.testing.assert_allclose(whole.start_B2, squares.start_B2, atol=1e-6)

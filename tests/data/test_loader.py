@@ -14,7 +14,7 @@ from kernels import mask_and_gather
 from shards_tool import schema
 from tests.data.conftest import SIDE, Film, encoded, grey, random_film, write_shards
 from xpt.config import DataConfig
-from xpt.data.crop import draw_windows
+from xpt.data.crop import chest_squares, draw_windows, full_frames
 from xpt.data.index import open_shards
 from xpt.data.loader import BatchLoader, evaluation_loader, train_loader
 from xpt.data.order import reserve
@@ -234,7 +234,9 @@ def test_contour_samples_show_what_the_cropped_and_mirrored_image_shows(tmp_path
     reader = ShardReader(shards)
     samples = [reader.read(row) for row in range(32)]
     boxes = np.stack([sample.box_4 for sample in samples])
-    windows = draw_windows(np.arange(32), boxes, stored_side=SIDE, seed=1, crop_scale=(0.2, 1.0), flip=0.5)
+    windows = draw_windows(
+        np.arange(32), boxes, full_frames(32), stored_side=SIDE, seed=1, crop_scale=(0.2, 1.0), flip=0.5
+    )
     # A contour sample every 4 pixels: its centre is the corner where pixels 1 and 2 of these meet.
     pipeline = PicturePipeline(batch=32, side=128, grid=8, threads=2, depth=1, keeps_frame=False, device=CPU)
     pipeline.feed(samples, windows)
@@ -263,6 +265,26 @@ def test_covered_shares_are_those_of_the_cropped_and_mirrored_image(tmp_path: Pa
         )
         assert error < 0.05
         assert error_of_mirrored > 0.15
+
+
+def test_chest_fills_the_square_that_is_cropped_to_it(tmp_path: Path):
+    pixels, contour = np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE // 8, SIDE // 8), np.uint8)
+    pixels[16:40, 24:56], contour[2:5, 3:7] = 200, 128
+    film = Film(image=encoded(".png", pixels), contour=encoded(".png", contour), box=(0, 0, SIDE, SIDE))
+    folder = write_shards(tmp_path / "s", [film])
+    settings = dataclasses.replace(FRAMES, crop_to="chest")
+    with evaluation(folder, settings, batch=1) as loader:
+        batch = next(loader)
+    square = chest_squares([np.frombuffer(film.contour, np.uint8)])
+    np.testing.assert_array_equal(batch.window_B4, np.concatenate([square.start_B2, square.end_B2], axis=1))
+    # 32 x 24 pixels of a square of 35.2 are shown in 64.
+    is_chest = batch.image_BCHW[0, 0] > 100
+    for axis, wanted in ((0, 32 / 35.2 * SIDE), (1, 24 / 35.2 * SIDE)):
+        places = is_chest.any(axis).nonzero()[:, 0]
+        assert abs(len(places) - wanted) <= 2
+        assert abs(places.min() + places.max() - (SIDE - 1)) <= 2
+    chest_GG = batch.chest_BL.reshape(8, 8)
+    assert chest_GG[4].mean() > 0.85 and not chest_GG[0].any()
 
 
 def test_letterbox_bars_are_not_valid_and_the_rest_is(tmp_path: Path):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from xpt.localisation import Box, judge, read_boxes
+from xpt.localisation import Box, judge, read_boxes, within
 
 
 def test_the_hottest_patch_and_the_overlap_are_judged():
@@ -32,6 +32,17 @@ def test_parts_of_patches_and_several_boxes_count():
 def test_a_map_without_heat_hits_nothing():
     found = judge(np.zeros((3, 3)), [Box(0.0, 0.0, 1.0, 1.0)])
     assert (found.hit, found.iou) == (False, 0)
+
+
+def test_boxes_follow_the_part_of_the_film_that_is_shown():
+    boxes = [Box(0.25, 0.5, 0.5, 0.75), Box(0.0, 0.0, 0.3, 0.3), Box(0.0, 0.0, 0.1, 0.1)]
+    shown = within(np.array([0.25, 0.25, 0.75, 0.75]), boxes)
+    np.testing.assert_allclose(shown, [(0, 0.5, 0.5, 1), (0, 0, 0.1, 0.1), (0, 0, 0, 0)], atol=1e-9)
+    heat = np.zeros((4, 4))
+    heat[0, 2] = 1
+    assert judge(heat, shown[:1]).hit
+    # A lesion out of sight cannot be pointed at.
+    assert (judge(heat, shown[2:]).hit, judge(heat, shown[2:]).iou) == (False, 0)
 
 
 def test_boxes_are_read_as_shares_of_the_side(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
@@ -28,6 +29,9 @@ class Batch:
     """Place in the order of all images; in an evaluation, the film's row."""
     weight_B: Float32[Tensor, "B"]
     """1; in an evaluation 0 for what fills the last batch or stands in for a damaged film."""
+    window_B4: Float32[np.ndarray, "B 4"]
+    """Part of the stored square that the film's square shows: top, left, bottom, right, shares of its side;
+    left beyond right where it is mirrored."""
     keys: list[str]
     """Of the films in the batch, stand-ins under their own key."""
     replaced: int

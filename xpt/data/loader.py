@@ -19,7 +19,7 @@ from torch import Tensor
 
 from xpt.config import DataConfig
 from xpt.data.batch import Batch, coverage
-from xpt.data.crop import Windows, draw_windows, full_frames, valid_patches
+from xpt.data.crop import Windows, chest_squares, draw_windows, full_frames, valid_patches
 from xpt.data.groups import Groups
 from xpt.data.index import ShardSet, expect_random_reads
 from xpt.data.order import SampleOrder, evaluation_positions, micro_batch_size, rank_slice
@@ -92,7 +92,9 @@ class BatchLoader:
             grid=self._grid,
             threads=data.threads,
             depth=depth,
-            keeps_frame=side == shards.side and not (is_training and data.augments),
+            keeps_frame=side == shards.side
+            and data.crop_to == "frame"
+            and not (is_training and data.augments),
             device=device,
         )
         self._readers = ThreadPoolExecutor(data.readers, thread_name_prefix="xpt-read")
@@ -157,11 +159,16 @@ class BatchLoader:
             self._decoding.append((request, samples, windows))
 
     def _windows(self, request: _Request, samples: list[Sample]) -> Windows:
+        if self._data.crop_to == "chest":
+            squares = chest_squares([sample.contour for sample in samples])
+        else:
+            squares = full_frames(len(samples))
         if not self._is_training:
-            return full_frames(len(samples))
+            return squares
         return draw_windows(
             request.position_B,
             np.stack([sample.box_4 for sample in samples]),
+            squares,
             stored_side=self._shards.side,
             seed=self._seed,
             crop_scale=self._data.crop_scale,
@@ -195,6 +202,7 @@ class BatchLoader:
             is_valid_BL=self._to_device(is_valid_BL),
             position_B=self._to_device(request.position_B),
             weight_B=self._to_device(weight_B),
+            window_B4=np.concatenate([windows.start_B2, windows.end_B2], axis=1),
             keys=keys,
             replaced=int(is_stand_in_B.sum()),
         )
@@ -282,7 +290,7 @@ def evaluation_loader(
     device: torch.device,
     groups: Groups | None = None,
 ) -> BatchLoader:
-    """The first `films` films (all with None) once each, whole frames, in index order, `batch` per forward.
+    """The first `films` films (all with None) once each, uncropped, in index order, `batch` per forward.
 
     Every rank gets the same number of batches. `weight_B` is 0 for what fills the last one and for
     stand-ins of damaged films (drawn with `seed`). With `groups`, those are counted instead of films. Raises
