@@ -4,13 +4,14 @@
     python -m benchmarks.ablation --shards SHARDS --preset vit_l_1280 --images 10000000 --out runs/ablation \
         --launch "srun python xpt/train.py --ds_config ds_configs/zero2.json"
 
-Every arm differs from the preset in one thing and is trained by `xpt-train` with each of the seeds, for as
-many images as the others, and where an image costs other FLOPs (`xpt.flops`) once more for as much compute.
-It is judged by the probe that each run makes of its frozen features: logistic regression on zones of the
+Every arm differs from the base (the preset with `--flags`) in one thing and is trained by `xpt-train` with
+each of the seeds, for as many images as the others, and where an image costs other FLOPs (`xpt.flops`) once
+more for as much compute. It is judged by the probe that each run makes of its frozen features: logistic regression on zones of the
 film, AUROC on validation films of other patients. `pretrained: no` is the probe of the base's weights before
 their first step.
 
-Without `--shards` the films are phantoms, drawn once. A run that is there is not repeated, so the same
+Without `--shards` the films are phantoms with large findings, drawn once, and the base is a small model that
+looks at their chests at 96 pixels. A run that is there is not repeated, so the same
 command goes on.
 Intervals are over patients (2,000 bootstrap draws, all arms and seeds on the same patients).
 """
@@ -31,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.forest import Bar, forest
-from shards_tool.build import build
-from shards_tool.phantom.archive import write_archive
-from shards_tool.settings import BuildSettings
-from xpt.config import PRESETS, Config
+from benchmarks.phantom_shards import large_findings_shards
+from benchmarks.recognition import MODEL, PRETRAINING
+from xpt.command_line import parse
+from xpt.config import Config
 from xpt.data.index import open_shards
 from xpt.data.samples import read_samples
 from xpt.files import write_atomically
@@ -42,8 +43,6 @@ from xpt.flops import work
 from xpt.metrics import auroc_draws, interval
 from xpt.tasks.labels import check_disjoint
 
-KEY = "0123456789abcdef" * 2
-"""Of the phantoms' pseudonyms: they need no secret, and everyone gets the same split."""
 SAME = 0.02
 """Arms whose FLOPs per image differ by less than this share are not trained for equal compute."""
 BASE, UNTRAINED = "base", "pretrained: no"
@@ -56,6 +55,8 @@ class Options:
     shards: Path | None = None
     """Data set with labels; None: phantoms."""
     preset: str = "demo"
+    flags: str = ""
+    """Flags of xpt-train that all runs share; empty: for phantoms those of `benchmarks.recognition`."""
     images: int = 6_000
     """Of the base, and of every arm at equal images."""
     seeds: int = 3
@@ -65,7 +66,7 @@ class Options:
     """What starts a training run; flags are added to it."""
     jobs: int = 1
     """Runs at a time."""
-    patients: int = 600
+    patients: int = 3_000
     """Phantoms: a third of them for validation."""
     probe_films: int = 4096
     """Films of each split that the probe takes, the first ones."""
@@ -86,7 +87,9 @@ class Arm:
 def main(args: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=args, description=__doc__)
     options.out.mkdir(parents=True, exist_ok=True)
-    shards = options.shards or _phantoms(options)
+    shards = options.shards or large_findings_shards(
+        options.out, patients=options.patients, side=160, fractions=(2 / 3, 1 / 3, 0.0)
+    )
     check_disjoint({split: read_samples(open_shards(shards, split)).patients for split in ("train", "val")})
     console = Console()
     console.print("oracle: no patient is in both splits: green")
@@ -107,7 +110,7 @@ def main(args: list[str] | None = None) -> None:
 
 def arms_of(options: Options) -> list[Arm]:
     """The base, what differs from it in one thing, and at equal compute where that differs."""
-    base = PRESETS[options.preset]()
+    base = parse(["--preset", options.preset, *_flags(options)])
     other = {"self": "cross", "cross": "self"}[base.model.decoder]
     inside, outside = base.mask.keep_inside, base.mask.keep_outside
     changes: dict[str, dict[str, dict[str, Any]]] = {
@@ -140,21 +143,10 @@ def arms_of(options: Options) -> list[Arm]:
     return arms
 
 
-def _phantoms(options: Options) -> Path:
-    """Shards at the preset's resolution of synthetic patients, drawn a little larger than that."""
-    archive, shards = options.out / "archive", options.out / "shards"
-    key = options.out / "shards.key"
-    if (shards / "manifest.json").exists():
-        return shards
-    side = PRESETS[options.preset]().model.side
-    write_archive(archive, patients=options.patients, seed=7, side=round(1.43 * side), workers=options.jobs)
-    key.write_text(KEY)
-    settings = BuildSettings(
-        side=side, shard_size=64, fractions=(2 / 3, 1 / 3, 0.0), contour=f"masks:{archive / 'masks'}"
-    )
-    meta = [archive / "metadata.csv"]
-    build([archive], shards, settings, meta=meta, key_file=key, workers=options.jobs)
-    return shards
+def _flags(options: Options) -> list[str]:
+    if options.flags or options.shards:
+        return shlex.split(options.flags)
+    return [*MODEL, *PRETRAINING]
 
 
 def _train(options: Options, shards: Path, arm: Arm, seed: int) -> bool:
@@ -163,7 +155,6 @@ def _train(options: Options, shards: Path, arm: Arm, seed: int) -> bool:
     if _probe(run, last=True) is not None:
         return True
     flags = {
-        "--preset": options.preset,
         "--data.path": shards,
         "--run_dir": run,
         "--train.seed": seed,
@@ -174,6 +165,7 @@ def _train(options: Options, shards: Path, arm: Arm, seed: int) -> bool:
     }
     command = [
         *shlex.split(options.launch),
+        *("--preset", options.preset, *_flags(options)),
         *(str(word) for pair in flags.items() for word in pair),
         *arm.flags,
     ]

@@ -18,8 +18,14 @@ KEY = "0123456789abcdef" * 4
 """The patients are synthetic: everyone gets the same splits."""
 
 
-def large_findings_shards(work: Path, *, patients: int, side: int) -> Path:
-    """One film per patient with both reports, in shards by patient: 70% train, 10% val, 20% test.
+def large_findings_shards(
+    work: Path,
+    *,
+    patients: int,
+    side: int,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+) -> Path:
+    """One film per patient with both reports, in shards by patient.
 
     Nodules have 28 to 40 mm, hearts a ratio of 0.64 to 0.70, everything else is from 0.75 to 1 of its range.
     """
@@ -37,7 +43,7 @@ def large_findings_shards(work: Path, *, patients: int, side: int) -> Path:
             writer.writerows(rows)
     if not (shards / "manifest.json").exists():
         key.write_text(KEY)
-        settings = BuildSettings(side=side, shard_size=64, fractions=(0.7, 0.1, 0.2))
+        settings = BuildSettings(side=side, shard_size=64, fractions=fractions)
         build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
     return shards
 

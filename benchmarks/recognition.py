@@ -57,7 +57,7 @@ MODEL = (
 )
 PRETRAINING = (
     *("--model.decoder_width", "128", "--model.decoder_depth", "2", "--model.decoder_heads", "4"),
-    *("--model.norm_targets", "True", "--train.batch", "32", "--train.micro_batch", "32"),
+    *("--model.norm_targets", "--train.batch", "32", "--train.micro_batch", "32"),
     *("--train.base_lr", "0.012", "--train.eval_films", "256"),
 )
 TRAINING = ("--train.batch", "16", "--train.micro_batch", "16", "--train.base_lr", "0.016")
@@ -76,7 +76,7 @@ class Options:
     json: Path | None = None
     patients: int = 6_000
     """Of the archive with all findings; one film each."""
-    nodule_patients: int = 1_500
+    nodule_patients: int = 1_200
     """Of the archive in which every second patient has small nodules."""
     pretrain_images: int = 120_000
     finetune_images: int = 8_000
@@ -88,13 +88,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     findings = large_findings_shards(options.work, patients=options.patients, side=160)
     nodules = nodule_shards(options)
-    pretrained = step(
-        options.work / "pretrained",
-        "xpt/train.py",
-        *("--data.path", str(findings), "--train.images", str(options.pretrain_images)),
-        *("--train.checkpoint_images", "24000", "--train.eval_images", "24000", "--train.log_images", "3200"),
-        *("--train.warmup_images", str(options.pretrain_images // 20), *MODEL, *PRETRAINING),
-    )
+    pretrained = pretrained_encoder(options.work, findings, options.pretrain_images)
     results: dict[str, object] = {"versions": sys.version}
     probes = {f"frozen, {p}": probe(options, findings, pretrained, p) for p in PROBES}
     probes["grey values, no encoder"] = grey_values(findings)
@@ -142,6 +136,17 @@ def main() -> None:
     Console().print(results)
     if options.json:
         write_atomically(options.json, json.dumps(results, indent=1) + "\n")
+
+
+def pretrained_encoder(work: Path, shards: Path, images: int) -> Path:
+    """A pretraining run on the films of `shards`, without their labels."""
+    return step(
+        work / "pretrained",
+        "xpt/train.py",
+        *("--data.path", str(shards), "--train.images", str(images)),
+        *("--train.warmup_images", str(images // 20), "--train.log_images", "3200"),
+        *("--train.checkpoint_images", "24000", "--train.eval_images", "24000", *MODEL, *PRETRAINING),
+    )
 
 
 def nodule_shards(options: Options) -> Path:

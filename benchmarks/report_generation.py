@@ -2,7 +2,8 @@
 
     python -m benchmarks.report_generation --work FOLDER [--json FILE]
 
-A small model learns the impressions of both languages from random weights, once per seed, and writes those of
+An encoder is pretrained without labels, as in `benchmarks.recognition` (with the same FOLDER it is the same
+one). From it a small model learns the impressions of both languages, once per seed, and writes those of
 patients that no model has seen. Beside it: the commonest report, that of the nearest training study, and its
 own reports given to other patients. Everything lies in FOLDER: what is done is not done again.
 """
@@ -20,20 +21,22 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.phantom_shards import large_findings_shards
+from benchmarks.recognition import MODEL as ENCODER
+from benchmarks.recognition import pretrained_encoder
 from xpt.files import write_atomically
 from xpt.report_scores import FREQUENT, MODEL, NEAREST, SHUFFLED
 
 SEEDS = (0, 1, 2)
 MODEL_FLAGS = (
-    *("--model.side", "128", "--model.width", "128", "--model.depth", "4", "--model.heads", "4"),
+    *ENCODER,
     *("--report.section", "impression", "--report.longest", "64", "--report.vocabulary", "512"),
     *("--report.pool", "1", "--report.width", "96", "--report.depth", "2", "--report.heads", "4"),
-    *("--report.beams", "1", "--report.layer_decay", "1.0"),
+    *("--report.beams", "1", "--report.layer_decay", "0.75"),
 )
 TRAIN_FLAGS = (
     *("--train.batch", "16", "--train.micro_batch", "16", "--train.base_lr", "0.012"),
     *("--train.warmup_images", "2000", "--train.log_images", "1600", "--train.eval_images", "8000"),
-    *("--train.checkpoint_images", "16000", "--train.eval_films", "200", "--data.crop_scale", "0.9", "1.0"),
+    *("--train.checkpoint_images", "16000", "--train.eval_films", "200"),
 )
 
 
@@ -42,8 +45,9 @@ class Options:
     work: Path
     """Where archive, shards and runs lie."""
     json: Path | None = None
-    patients: int = 4000
-    studies: int = 24_000
+    patients: int = 6_000
+    pretrain_images: int = 120_000
+    studies: int = 32_000
     """Seen in training, per seed."""
 
 
@@ -51,7 +55,8 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     options.work.mkdir(parents=True, exist_ok=True)
     shards = large_findings_shards(options.work, patients=options.patients, side=160)
-    found = {seed: _evaluated(options, shards, seed) for seed in SEEDS}
+    encoder = pretrained_encoder(options.work, shards, options.pretrain_images)
+    found = {seed: _evaluated(options, shards, encoder, seed) for seed in SEEDS}
     table = Table("language", "who", *(f"seed {seed}: finding F1" for seed in SEEDS))
     for language in ("en", "zh"):
         for name in (MODEL, FREQUENT, NEAREST, SHUFFLED):
@@ -67,14 +72,14 @@ def main() -> None:
         write_atomically(options.json, json.dumps(found, indent=1) + "\n")
 
 
-def _evaluated(options: Options, shards: Path, seed: int) -> dict[str, Any]:
-    run = options.work / f"seed-{seed}"
+def _evaluated(options: Options, shards: Path, encoder: Path, seed: int) -> dict[str, Any]:
+    run = options.work / f"report-{seed}"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if not (run / "evaluation.json").exists():
         command = [
             *(sys.executable, "xpt/finetune.py", "--preset", "demo", "--task", "report"),
             *("--data.path", str(shards), "--run_dir", str(run), "--train.seed", str(seed)),
-            *("--train.images", str(options.studies), *MODEL_FLAGS, *TRAIN_FLAGS),
+            *("--init", str(encoder), "--train.images", str(options.studies), *MODEL_FLAGS, *TRAIN_FLAGS),
         ]
         subprocess.run(command, check=True, env=environment)
         subprocess.run([sys.executable, "xpt/evaluate.py", str(run)], check=True, env=environment)

@@ -15,13 +15,13 @@ from xpt.flops import work
 
 
 def test_every_arm_is_what_its_flags_say():
-    for arm in arms_of(Options(images=600)):
+    for arm in arms_of(Options(images=600, shards=Path("x"))):
         parsed = parse(["--preset", "demo", "--data.path", "x", *arm.flags])
         assert (parsed.mask, parsed.model) == (arm.config.mask, arm.config.model), arm.name
 
 
 def test_arms_of_other_cost_are_trained_once_more_for_equal_compute():
-    arms = {arm.name: arm for arm in arms_of(Options(images=1000))}
+    arms = {arm.name: arm for arm in arms_of(Options(images=1000, shards=Path("x")))}
     batch = demo().train.batch
     compute = 1000 * work(demo()).training
     for name, arm in arms.items():

@@ -1,13 +1,18 @@
 """The training script itself, a few steps of it."""
 
+import csv
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from shards_tool.contour.augment import Teacher, draw_sample
 from shards_tool.contour.region import hull_of, iou
-from shards_tool.contour.teachers import phantom_teachers
+from shards_tool.contour.segmenter import SHIPPED, Segmenter
+from shards_tool.contour.teachers import marked_by, phantom_teachers
+from shards_tool.phantom.render import render_film
+from shards_tool.phantom.study import plan_patient
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +46,31 @@ def test_truth_moves_with_the_film(teacher: Teacher):
     assert np.mean(agreement) > 0.9
 
 
+def test_a_network_marks_films_for_another(tmp_path: Path):
+    """Phantoms stand in for films without masks; laterals, films with masks and noise are left out."""
+    rows = [
+        ("film", "PA", "upright", ""),
+        ("lateral", "L", "upright", ""),
+        ("masked", "PA", "upright", "m.png"),
+    ]
+    truth = render_film(plan_patient(7, 0, side=700)[0].spec)
+    grey = np.round(truth.pixels / truth.pixels.max() * 255).astype(np.uint8)
+    for name in ("film", "lateral", "masked"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), grey)
+    rows.append(("noise", "PA", "upright", ""))
+    cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(0).integers(0, 256, (600, 600), np.uint8))
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "view", "orientation", "mask", "source"])
+        writer.writerows([f"{name}.png", *row, "ours"] for name, *row in rows)
+    (found,) = marked_by(Segmenter(SHIPPED), tmp_path, ("ours",))
+    lung = cv2.resize(truth.lung, found.lung_HW.shape[::-1], interpolation=cv2.INTER_AREA) > 127
+    assert iou(hull_of(lung), hull_of(found.lung_HW)) > 0.93
+    assert not list(marked_by(Segmenter(SHIPPED), tmp_path, ("theirs",)))
+
+
 @pytest.mark.realdata
 def test_training_is_reproducible_and_exports_what_the_finder_reads(cxr: Path, tmp_path: Path):
-    from shards_tool.contour.segmenter import Segmenter
     from shards_tool.contour.train import Training, train
 
     outs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
