@@ -6,9 +6,9 @@
 
 Every arm differs from the base (the preset with `--flags`) in one thing and is trained by `xpt-train` with
 each of the seeds, for as many images as the others, and where an image costs other FLOPs (`xpt.flops`) once
-more for as much compute. It is judged by the probe that each run makes of its frozen features: logistic regression on zones of the
-film, AUROC on validation films of other patients. `pretrained: no` is the probe of the base's weights before
-their first step.
+more for as much compute. It is judged by the probe that each run makes of its frozen features: logistic
+regression on zones of the film, AUROC on validation films of other patients. `pretrained: no` is the probe of
+the base's weights before their first step.
 
 Without `--shards` the films are phantoms with large findings, drawn once, and the base is a small model that
 looks at their chests at 96 pixels. A run that is there is not repeated, so the same
