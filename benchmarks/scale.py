@@ -171,7 +171,9 @@ def model_table(console: Console) -> list[dict[str, Any]]:
     config, cluster = vit_l_1280(), Cluster()
     with torch.device("meta"):
         parameters = sum(p.numel() for p in MAE(config).parameters())
-    table = Table("GPUs", "ZeRO", "batch", "compute s", "traffic s", "efficiency", "checkpoint s")
+    table = Table(
+        "GPUs", "ZeRO", "batch", "compute s", "traffic s", "efficiency", "checkpoint s", "then checksums s"
+    )
     rows = []
     for batch in (1024, 8192):
         for ranks in RANKS:
@@ -189,7 +191,7 @@ def model_table(console: Console) -> list[dict[str, Any]]:
                 table.add_row(
                     *(str(ranks), str(stage), str(batch), f"{step.compute_seconds:.3f}"),
                     *(f"{step.communication_seconds:.3f}", f"{100 * low:.0f} - {100 * high:.0f}%"),
-                    f"{step.checkpoint_seconds:.1f}",
+                    *(f"{step.checkpoint_seconds:.1f}", f"{step.checksum_seconds:.1f}"),
                 )
                 rows.append({"ranks": ranks, "stage": stage, "batch": batch, **dataclasses.asdict(step)})
     console.print(

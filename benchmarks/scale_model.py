@@ -34,7 +34,7 @@ class Cluster:
     storage_bandwidth: float = 50e9
     """Bytes/s that the file system takes from all ranks."""
     hash_bandwidth: float = 1.5e9
-    """Bytes/s that rank 0 reads back and hashes."""
+    """Bytes/s that one rank reads back and hashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,9 @@ class Modelled:
     compute_seconds: float
     communication_seconds: float
     checkpoint_seconds: float
-    """That training waits for one."""
+    """That training waits for the files of one."""
+    checksum_seconds: float
+    """Of those files, while training goes on."""
 
     @property
     def efficiency(self) -> tuple[float, float]:
@@ -77,12 +79,13 @@ def modelled(
     neighbours = ranks if is_one_node else ranks // cluster.gpus_per_node
     collectives = max(1.0, moved / BUCKET_BYTES)
     written = parameters * CHECKPOINT_BYTES
+    # Under ZeRO 1 and 2 the first rank writes the weights, beside its share of the rest.
+    alone = 0.0 if stage == 3 else weights
+    most = alone + (written - alone) / ranks
     return Modelled(
         compute_seconds=per_rank * flops_per_image / (cluster.peak_flops * cluster.share_of_peak),
         communication_seconds=moved * (ranks - 1) / ranks / bandwidth
         + collectives * neighbours * cluster.latency,
-        checkpoint_seconds=max(
-            written / ranks / cluster.writer_bandwidth, written / cluster.storage_bandwidth
-        )
-        + written / cluster.hash_bandwidth,
+        checkpoint_seconds=max(most / cluster.writer_bandwidth, written / cluster.storage_bandwidth),
+        checksum_seconds=most / cluster.hash_bandwidth,
     )

@@ -11,15 +11,18 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from xpt.config import RunConfig, as_json, differing_fields
-from xpt.distributed import on_first
+from xpt.distributed import gather_on_first, on_first
 from xpt.elastic import universal_copy
 from xpt.engine import Engine, load_state, save_state
 from xpt.files import sync_folder, write_atomically
@@ -28,6 +31,10 @@ from xpt.saved import DESCRIPTION, Checkpoint, folders, hash_of, newest, read, r
 log = logging.getLogger("xpt")
 BYTES_PER_PARAMETER = 16
 """Upper estimate of a checkpoint: weights, fp32 master weights and the two moments of AdamW."""
+
+LONGEST_UNSEEN = 90.0
+"""Seconds until a file of another node must be seen here."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,125 +50,211 @@ class Job:
     """Fingerprint of the tokenizer of a model that writes reports."""
 
 
-def save(
-    run: Path,
-    engine: Engine,
-    job: Job,
-    *,
-    images: int,
-    parameters: int,
-    keep: int,
-    keep_every: int = 0,
-    val_loss: float | None = None,
-    beside: dict[str, Any] | None = None,
-) -> None:
-    """Write the state after `images` images, then remove those that no rule keeps; all ranks must call it.
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """A checkpoint whose files are written, and are being hashed by the ranks that wrote them."""
 
-    The newest `keep` stay, one per `keep_every` images (0: none for that), and of those written with a
-    `val_loss` the one where it is lowest. `beside` is what else the loop must remember, the same on every
-    rank.
+    images: int
+    folder: Path
+    """Under its temporary name."""
+    description: dict[str, Any]
+    """All but the checksums."""
+    digests: "Future[dict[str, str]]"
+    """Of this rank's files, by name."""
+    seconds: float
+    """That training waited for the files."""
 
-    Raises OSError where the disk has no room for it or becomes full; what was there before stays.
+
+class Checkpoints:
+    """Those of one run. All ranks make it, and call each method at the same moments.
+
+    Training waits until the state is with the operating system. A thread of each rank then makes that rank's
+    files durable and hashes them, while training goes on; `complete` waits for what is left of that, and
+    gives the checkpoint its name. Until then it does not exist.
     """
-    started = time.monotonic()
-    root = run / "checkpoints"
-    final = root / f"images-{images:012d}"
-    temporary = root / f".{final.name}.tmp"
 
-    def prepare() -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        for torn in root.glob(".images-*.tmp"):
-            shutil.rmtree(torn)
-        _check_room(root, BYTES_PER_PARAMETER * parameters)
+    def __init__(self, run: Path, engine: Engine, job: Job, *, parameters: int) -> None:
+        """`parameters`: of the model, for the room that a checkpoint needs."""
+        self.job = job
+        self._run, self._root = run, run / "checkpoints"
+        self._engine = engine
+        self._bytes = BYTES_PER_PARAMETER * parameters
+        self._begun: _Begun | None = None
 
-    def complete() -> None:
-        description = {
-            "images": images,
-            "config": as_json(job.config),
-            "data_hash": job.data_hash,
-            "world_size": job.world_size,
-            "zero_stage": job.zero_stage,
-            "tokenizer": job.tokenizer,
-            "val_loss": val_loss,
-            "files": {str(p.relative_to(temporary)): _sync_and_hash(p) for p in _files(temporary)},
-        }
-        write_atomically(temporary / DESCRIPTION, json.dumps(sealed(description), indent=1))
-        for folder in {p.parent for p in _files(temporary)}:
-            sync_folder(folder)
-        temporary.rename(final)
-        sync_folder(root)
-        write_atomically(root / "latest", final.name + "\n")
-        for old in surplus(_described(run), last=keep, every=keep_every, best=True):
-            remove(old)
+    def begin(
+        self, images: int, *, val_loss: float | None = None, beside: dict[str, Any] | None = None
+    ) -> None:
+        """Write the state after `images` images, once what was begun before is complete.
 
-    on_first(prepare)
-    try:
-        save_state(engine, temporary, beside or {})
-    except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
-        raise OSError(
-            f"{temporary}: the checkpoint could not be written ({error}). Mend that and run the same "
-            "command: it goes on from the last checkpoint."
-        ) from error
-    dist.barrier()  # every rank has written its share
-    written = time.monotonic()
-    on_first(complete)
-    ended = time.monotonic()
-    log.info(
-        "checkpoint %s: training waited %.1f s, %.1f s of them for the checksums",
-        final.name,
-        ended - started,
-        ended - written,
-    )
+        `beside` is what else the loop must remember, the same on every rank.
 
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"{folder}: {free / 1e9:.1f} GB free, a checkpoint needs up to {needed / 1e9:.1f} GB. "
-            "Free some room and run the same command: it goes on from the last checkpoint."
+        Raises OSError where the disk has no room for it or becomes full; what was there before stays.
+        """
+        self.complete()
+        started = time.monotonic()
+        temporary = self._root / f".{_name(images)}.tmp"
+        on_first(self._prepare)
+        try:
+            files = save_state(self._engine, temporary, beside or {})
+        except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
+            raise OSError(
+                f"{temporary}: the checkpoint could not be written ({error}). Mend that and run the same "
+                "command: it goes on from the last checkpoint."
+            ) from error
+        self._begun = _Begun(
+            images=images,
+            folder=temporary,
+            description={
+                "images": images,
+                "config": as_json(self.job.config),
+                "data_hash": self.job.data_hash,
+                "world_size": self.job.world_size,
+                "zero_stage": self.job.zero_stage,
+                "tokenizer": self.job.tokenizer,
+                "val_loss": val_loss,
+            },
+            digests=_in_background(lambda: {str(p.relative_to(temporary)): _sync_and_hash(p) for p in files}),
+            seconds=time.monotonic() - started,
         )
 
+    def complete(self) -> None:
+        """Give the checkpoint that was begun its name, and remove those that no rule keeps; does nothing
+        where none was begun.
 
-def resume(run: Path, engine: Engine, job: Job) -> tuple[int, dict[str, Any]]:
-    """Load the newest good checkpoint into `engine`; all ranks must call it.
+        The newest `keep_checkpoints` stay, one per `keep_every_images` images (0: none for that), and of
+        those written with a `val_loss` the one where it is lowest.
 
-    Returns:
-        The number of images it had seen, and what was saved `beside`; 0 and {} where the run has no
-        checkpoint yet.
+        Raises OSError, on all ranks, where one could not bring its files to the disk.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        started = time.monotonic()
+        outcome: dict[str, str] | OSError
+        try:
+            outcome = begun.digests.result()
+        except OSError as error:
+            outcome = error
+        outcomes = gather_on_first(outcome)
+        on_first(lambda: self._finish(begun, outcomes))
+        waited = time.monotonic() - started
+        log.info(
+            "checkpoint %s: training waited %.1f s, %.1f s of them for the files, %.1f s for the checksums",
+            *(_name(begun.images), begun.seconds + waited, begun.seconds, waited),
+        )
 
-    Raises:
-        ValueError: where checkpoints exist but none is intact, or where the newest good one is of
-            another configuration, data set or ZeRO stage.
-    """
+    def resume(self) -> tuple[int, dict[str, Any]]:
+        """Load the newest good checkpoint into the engine.
 
-    def find() -> Checkpoint | None:
-        checkpoint = newest(run)
+        Returns:
+            The number of images it had seen, and what was saved `beside`; 0 and {} where the run has no
+            checkpoint yet.
+
+        Raises:
+            ValueError: where checkpoints exist but none is intact, or where the newest good one is of
+                another configuration, data set or ZeRO stage.
+        """
+        self.complete()
+        started = time.monotonic()
+        found = on_first(self._find)
+        if found is None:
+            return 0, {}
+        checked = time.monotonic()
+        if found.description["world_size"] == self.job.world_size:
+            beside = load_state(self._engine, found.folder)
+        else:
+            log.info("%d ranks wrote it, %d go on", found.description["world_size"], self.job.world_size)
+            copy = on_first(lambda: universal_copy(found.folder))
+            beside = load_state(self._engine, copy, universal=True)
+            dist.barrier()  # every rank has read it
+            on_first(lambda: shutil.rmtree(copy))
+        log.info(
+            "checkpoint %s: checked in %.1f s, loaded in %.1f s",
+            found.folder.name,
+            checked - started,
+            time.monotonic() - checked,
+        )
+        return found.images, beside
+
+    def _find(self) -> Checkpoint | None:
+        checkpoint = newest(self._run)
         if checkpoint is not None:
-            _check_same_job(checkpoint, job)
-            write_atomically(run / "checkpoints" / "latest", checkpoint.folder.name + "\n")
+            _check_same_job(checkpoint, self.job)
+            write_atomically(self._root / "latest", checkpoint.folder.name + "\n")
         return checkpoint
 
-    started = time.monotonic()
-    found = on_first(find)
-    if found is None:
-        return 0, {}
-    checked = time.monotonic()
-    if found.description["world_size"] == job.world_size:
-        beside = load_state(engine, found.folder)
-    else:
-        log.info("%d ranks wrote it, %d go on", found.description["world_size"], job.world_size)
-        copy = on_first(lambda: universal_copy(found.folder))
-        beside = load_state(engine, copy, universal=True)
-        dist.barrier()  # every rank has read it
-        on_first(lambda: shutil.rmtree(copy))
-    log.info(
-        "checkpoint %s: checked in %.1f s, loaded in %.1f s",
-        found.folder.name,
-        checked - started,
-        time.monotonic() - checked,
-    )
-    return found.images, beside
+    def _prepare(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        for torn in self._root.glob(".images-*.tmp"):
+            shutil.rmtree(torn)
+        free = shutil.disk_usage(self._root).free
+        if free < self._bytes:
+            raise OSError(
+                f"{self._root}: {free / 1e9:.1f} GB free, a checkpoint needs up to "
+                f"{self._bytes / 1e9:.1f} GB. Free some room and run the same command: it goes "
+                "on from the last checkpoint."
+            )
+
+    def _finish(self, begun: _Begun, outcomes: list[dict[str, str] | OSError]) -> None:
+        digests: dict[str, str] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, OSError):
+                raise OSError(
+                    f"{begun.folder}: the checkpoint did not reach the disk ({outcome}). Mend that and run "
+                    "the same command: it goes on from the last checkpoint."
+                ) from outcome
+            digests |= outcome
+        for name in digests:
+            _wait_for(begun.folder / name)
+        for path in _files(begun.folder):  # DeepSpeed adds scripts to read the weights with
+            name = str(path.relative_to(begun.folder))
+            if name not in digests:
+                digests[name] = _sync_and_hash(path)
+        description = sealed({**begun.description, "files": digests})
+        write_atomically(begun.folder / DESCRIPTION, json.dumps(description, indent=1))
+        for folder in {p.parent for p in _files(begun.folder)}:
+            sync_folder(folder)
+        final = self._root / _name(begun.images)
+        begun.folder.rename(final)
+        sync_folder(self._root)
+        write_atomically(self._root / "latest", final.name + "\n")
+        rules = self.job.config.train
+        kept = {"last": rules.keep_checkpoints, "every": rules.keep_every_images}
+        for old in surplus(_described(self._run), **kept, best=True):
+            remove(old)
+
+
+def _name(images: int) -> str:
+    return f"images-{images:012d}"
+
+
+def _in_background(action: Callable[[], T]) -> "Future[T]":
+    future: Future[T] = Future()
+
+    def act() -> None:
+        try:
+            future.set_result(action())
+        except Exception as error:
+            future.set_exception(error)
+
+    # A daemon: a file system that does not answer must not keep a process that gives up.
+    threading.Thread(target=act, name="xpt-checkpoint", daemon=True).start()
+    return future
+
+
+def _wait_for(path: Path) -> None:
+    """Until another node's file is seen here: file systems of a network may take half a minute for that.
+
+    Raises OSError where it is not.
+    """
+    end = time.monotonic() + LONGEST_UNSEEN
+    while not path.exists():
+        if time.monotonic() > end:
+            raise OSError(
+                f"{path}: another rank wrote it, and rank 0 does not see it. --run_dir has to be on a file "
+                "system that all nodes share."
+            )
+        time.sleep(0.5)
 
 
 def _check_same_job(checkpoint: Checkpoint, job: Job) -> None:

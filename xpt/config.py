@@ -212,7 +212,8 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 on a GPU, fp32 on a CPU."""
     log_images: int = field(default=4_096, metadata=OPERATIONAL)
-    """Between two lines of metrics; also how often ranks compare notes (non-finite loss, signals)."""
+    """Between two lines of metrics; also how often ranks compare notes (non-finite loss, checkpoints that are
+    complete)."""
     eval_images: int = field(default=1_000_000, metadata=OPERATIONAL)
     """Between two validations with pictures, with one before the first step and one after the last.
     0, or more than `images`: never."""

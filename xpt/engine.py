@@ -208,9 +208,26 @@ def gradient_norm(engine: Engine) -> torch.Tensor:
     return torch.where(norm >= 0, norm, torch.inf)  # some of DeepSpeed's norms are -1 instead
 
 
-def save_state(engine: Engine, folder: Path, beside: dict[str, Any]) -> None:
-    """Every rank's share of model and optimizer under `folder`/state, and `beside`; all ranks call it."""
-    engine.save_checkpoint(str(folder), tag="state", client_state={"beside": beside}, save_latest=False)
+def save_state(engine: Engine, folder: Path, beside: dict[str, Any]) -> list[Path]:
+    """Every rank's share of model and optimizer under `folder`/state, and `beside`; all ranks call it.
+
+    Returns:
+        The files that this rank wrote. Rank 0 adds small ones that are not among them.
+    """
+    written: list[Path] = []
+    writer: Any = engine.checkpoint_engine
+    write = writer.save
+
+    def write_and_note(state_dict: object, path: str) -> None:
+        write(state_dict, path)
+        written.append(Path(path))
+
+    writer.save = write_and_note
+    try:
+        engine.save_checkpoint(str(folder), tag="state", client_state={"beside": beside}, save_latest=False)
+    finally:
+        writer.save = write
+    return written
 
 
 def load_state(engine: Engine, folder: Path, *, universal: bool = False) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Estimate:
     """Bytes/s that the whole job reads."""
     checkpoint_bytes: int
     checkpoint_seconds: float
+    """From the step to a complete checkpoint, as on a signal; else training goes on during the checksums."""
 
 
 def device_of(name: str, gigabytes: float, ranks: int) -> Device:
@@ -179,13 +180,20 @@ def estimate(
         days=config.train.images / rate / 86_400,
         bandwidth=rate * storage.film_bytes,
         checkpoint_bytes=size,
-        checkpoint_seconds=size / storage.write_bytes_per_second + size / storage.hash_bytes_per_second,
+        checkpoint_seconds=size / storage.write_bytes_per_second
+        + _largest_share(config, parameters, zero["stage"], ranks) / storage.hash_bytes_per_second,
     )
 
 
 def checkpoint_bytes(config: Config, parameters: int) -> int:
     """Weights in the precision of training, float32 master weights and AdamW's two moments."""
     return (BYTES[config.train.precision] + 3 * FLOAT32) * parameters
+
+
+def _largest_share(config: Config, parameters: int, stage: int, ranks: int) -> float:
+    """Bytes of a checkpoint that the first rank writes: under ZeRO 1 and 2 all of the weights, too."""
+    alone = 0 if stage == 3 else BYTES[config.train.precision] * parameters
+    return alone + (checkpoint_bytes(config, parameters) - alone) / ranks
 
 
 def warnings_about(

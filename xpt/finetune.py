@@ -92,7 +92,8 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         zero_stage=zero_stage(ds),
         tokenizer=task.saved.get("tokenizer", ""),
     )
-    images, beside = checkpoint.resume(run, engine, job)
+    checkpoints = checkpoint.Checkpoints(run, engine, job, parameters=parameters)
+    images, beside = checkpoints.resume()
     best = beside.get("best", -1.0)
     if ema and images:
         ema.load(beside["ema"])
@@ -146,19 +147,13 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
             if run_log is not None:
                 report_progress(run_log, pace, report, slowest, images, last, rate)
             watch.begin(f"validation or checkpoint after {images} images")
+            checkpoints.complete()
             if validates_now:
                 best = validate(engine, task, config, rank, run_log, images, best, ema)
             if saves or report.checkpoint_due or report.asked_to_stop:
-                checkpoint.save(
-                    run,
-                    engine,
-                    job,
-                    images=images,
-                    parameters=parameters,
-                    keep=settings.keep_checkpoints,
-                    keep_every=settings.keep_every_images,
-                    beside={"best": best, "ema": ema.state() if ema else []},
-                )
+                checkpoints.begin(images, beside={"best": best, "ema": ema.state() if ema else []})
+                if is_last or report.asked_to_stop:
+                    checkpoints.complete()
                 saved_at = time.monotonic()
             pace.start_interval(images)
             if report.asked_to_stop and not is_last:

@@ -10,15 +10,13 @@ import logging
 import math
 import statistics
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xpt.checkpoint import Job, resume
-from xpt.engine import Engine
+from xpt.checkpoint import Checkpoints
 from xpt.interval import Interval, NonFiniteError
 from xpt.telemetry import RunLog
 
@@ -105,9 +103,7 @@ def _is_spike(value: float, before: deque[float], factor: float) -> bool:
 def handle_skipped(
     watch: Watch,
     interval: Interval,
-    run: Path,
-    engine: Engine,
-    job: Job,
+    checkpoints: Checkpoints,
     run_log: RunLog | None,
     *,
     settle: bool,
@@ -119,7 +115,7 @@ def handle_skipped(
     Raises NonFiniteError, on all ranks, where there is no checkpoint to go back to, or where the run has
     gone back too often.
     """
-    batch = job.config.train.global_batch
+    batch = checkpoints.job.config.train.global_batch
     what, films, step = "", [], 0
     for step in watch.skipped(settle=settle):
         what, films = interval.set_aside(step)
@@ -130,13 +126,13 @@ def handle_skipped(
         return False
     if watch.counts["rollbacks"] == MAX_ROLLBACKS:
         raise NonFiniteError(step, what, films)
-    images, _ = resume(run, engine, job)
+    images, _ = checkpoints.resume()
     if images == 0:
         raise NonFiniteError(step, what, films)
     watch.rolled_back()
     log.warning(
         "%d steps in a row skipped: back to the weights after %s images, on with the films after step %d",
-        job.config.train.max_skipped,
+        checkpoints.job.config.train.max_skipped,
         f"{images:,}",
         step,
     )

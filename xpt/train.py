@@ -109,7 +109,8 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     job = checkpoint.Job(
         config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
     )
-    images, beside = checkpoint.resume(run, engine, job)
+    checkpoints = checkpoint.Checkpoints(run, engine, job, parameters=parameters)
+    images, beside = checkpoints.resume()
     last = settings.steps * settings.global_batch
     run_log = None
     if rank.is_first:
@@ -160,7 +161,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             validates_now = validates and (is_last or step % settings.every(settings.eval_images) == 0)
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
             pauses = stops or validates_now or saves or step % settings.every(settings.log_images) == 0
-            went_back = handle_skipped(watch, interval, run, engine, job, run_log, settle=pauses)
+            went_back = handle_skipped(watch, interval, checkpoints, run_log, settle=pauses)
             if not (pauses or went_back):
                 continue
             report = interval.close(
@@ -176,21 +177,14 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
             if run_log is not None:
                 report_progress(run_log, pace, report, slowest, images, last, rate, needed, watch.counts)
             watchdog.begin(f"validation or checkpoint after {images} images")
+            checkpoints.complete()
             val_loss = evidence.collect(engine, images) if validates_now else None
             # Among steps that are skipped a checkpoint would be one that it makes no sense to go back to.
             saves = (saves or report.checkpoint_due) and not watch.in_a_row
             if saves or went_back or is_last or report.asked_to_stop:
-                checkpoint.save(
-                    run,
-                    engine,
-                    job,
-                    images=images,
-                    parameters=parameters,
-                    keep=settings.keep_checkpoints,
-                    keep_every=settings.keep_every_images,
-                    val_loss=val_loss,
-                    beside={"watch": watch.state()},
-                )
+                checkpoints.begin(images, val_loss=val_loss, beside={"watch": watch.state()})
+                if is_last or report.asked_to_stop:
+                    checkpoints.complete()
                 saved_at = time.monotonic()
                 evidence.refresh()
             pace.start_interval(images)

@@ -45,5 +45,7 @@ def test_a_step_on_paper_is_that_of_a_hand_calculation():
     traffic = [on_16[stage].communication_seconds / seconds_of_a_gb for stage in (1, 2, 3)]
     assert traffic == pytest.approx([4, 6, 12])
     assert on_16[1].efficiency == pytest.approx((0.08 / (0.08 + 0.075), 1.0))
-    # 14 GB: 0.875 s of writing by each rank, 14 / 1.5 s of hashing by the first.
-    assert on_16[1].checkpoint_seconds == pytest.approx(0.875 + 14 / 1.5)
+    # The first rank writes 2 GB of weights and its share of 12 GB; under ZeRO 3 its share of all 14.
+    assert on_16[1].checkpoint_seconds == pytest.approx(2.75)
+    assert on_16[1].checksum_seconds == pytest.approx(2.75 / 1.5)
+    assert on_16[3].checkpoint_seconds == pytest.approx(0.875)

@@ -43,8 +43,13 @@ SchedulerParameters=sched_min_interval=0,sched_interval=2
 ReturnToService=2
 SlurmdParameters=config_overrides
 NodeName=node[1-2] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{node_ports}] CPUs=8 RealMemory=4000
-PartitionName=all Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=node[1-2] Default=YES PriorityTier=1 GraceTime=60 MaxTime=INFINITE State=UP
+PartitionName=hasty Nodes=node[1-2] PriorityTier=1 GraceTime=0 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=node[1-2] PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
 """
+"""Jobs of `urgent` preempt those of `all`, with a minute's notice, and of `hasty`, without."""
 
 
 def missing() -> str:
@@ -103,7 +108,10 @@ class Cluster:
         self._start("slurmctld", "-D")
         for node in ("node1", "node2"):
             self._start("slurmd", "-D", "-N", node)
-        self._wait("both nodes", lambda: self._ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2)
+        self._wait(
+            "both nodes",
+            lambda: self._ask("sinfo", "-h", "-N", "-p", "all", "-o", "%T").split() == ["idle"] * 2,
+        )
 
     def _end_daemons(self) -> None:
         for process in reversed(self._processes):

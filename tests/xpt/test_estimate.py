@@ -114,6 +114,13 @@ def test_nothing_is_said_against_a_run_that_fits():
     assert asked(on_gpu(vit_l_1280(), micro_batch=32))[1] == []
 
 
+def test_each_rank_hashes_what_it_wrote():
+    parameters = parameters_of(PAPER)
+    for stage, hashed in ((2, 2 + 12 / 8), (3, 14 / 8)):
+        found, _ = asked(PAPER, zero={"stage": stage})
+        assert found.checkpoint_seconds == pytest.approx((14 + hashed) * parameters / 1e9)
+
+
 def test_a_checkpoint_has_the_size_that_was_foretold(undisturbed: Path):
     folder = max((undisturbed / "checkpoints").glob("images-*"))
     found = sum(path.stat().st_size for path in folder.rglob("*.pt"))
