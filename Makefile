@@ -72,7 +72,7 @@ TEST_WORKERS ?= 2
 test: install  ## Run the tests (ARGS="-k order" narrows them)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
-soak: install  ## Kill training runs 300 times, damage files 12,000 times, and compare (long)
+soak: install  ## Kill training runs 400 times, damage files 12,000 times, and compare (long)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: install  ## ruff, pyright and shellcheck
