@@ -50,7 +50,7 @@ from xpt.tasks.recognition import Recognition
 from xpt.tasks.task import Task
 from xpt.telemetry import Pace, RunLog, write_provenance
 from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
-from xpt.watchdog import Watchdog
+from xpt.watchdog import Watchdog, limit_start
 
 log = logging.getLogger("xpt")
 
@@ -84,6 +84,7 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         depth=config.model.depth,
     )
     ema = ema_of(model.to(rank.device), config, ds)
+    limit_start(60 * settings.hang_minutes)
     engine = start_engine(model, groups, settings, ds, rank)
     job = checkpoint.Job(
         config=config,

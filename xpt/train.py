@@ -8,6 +8,7 @@ Running the same command again goes on from the last checkpoint, with the same f
 as if it had never stopped.
 """
 
+import faulthandler
 import logging
 import math
 import os
@@ -51,7 +52,7 @@ from xpt.schedule import learning_rate, parameter_groups
 from xpt.stability import Watch, handle_skipped
 from xpt.stragglers import Slowest, Stragglers
 from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
-from xpt.watchdog import Watchdog
+from xpt.watchdog import Watchdog, limit_start
 
 log = logging.getLogger("xpt")
 CRASHED = 1
@@ -87,6 +88,7 @@ def run_job(parse: Callable[[list[str]], R], job: Callable[[R, dict[str, Any], R
 
 def leave_failed(status: int) -> NoReturn:
     """End this process at once: with others about, leaving their group politely would wait for them."""
+    faulthandler.cancel_dump_traceback_later()
     logging.shutdown()
     if dist.is_initialized() and dist.get_world_size() > 1:
         os._exit(status)
@@ -105,6 +107,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     torch.manual_seed(settings.seed)
     model = MAE(config)
     parameters = sum(p.numel() for p in model.parameters())
+    limit_start(60 * settings.hang_minutes)
     engine = start_engine(model, parameter_groups(model, settings.weight_decay), settings, ds, rank)
     job = checkpoint.Job(
         config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)
@@ -119,6 +122,7 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
         describe(config, rank, parameters, train_set, images)
     evidence = Evidence(config, rank, train_set, val_set, run_log, images)
     validates = 0 < settings.eval_images <= settings.images
+    limit_start(60 * settings.hang_minutes)
     if validates and images == 0:
         evidence.collect(engine, images)
 

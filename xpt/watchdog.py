@@ -18,6 +18,15 @@ FOLDER = "stacks"
 """In the run folder; one file for each rank that stood still."""
 
 
+def limit_start(seconds: float) -> None:
+    """What comes before training may take `seconds` from now; then the process writes its stacks and ends.
+
+    A file system that does not answer, or a lock that a killed process left behind, would hold it up for
+    good. A `Watchdog` takes over from here.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+
+
 class Watchdog:
     """Of one rank, in use as `with Watchdog(...) as watch`. Tell it with `begin` that training moves."""
 

@@ -47,6 +47,27 @@ def test_a_process_that_moves_leaves_nothing(tmp_path: Path):
     assert list((tmp_path / "stacks").iterdir()) == []
 
 
+STARTS = """
+import sys, time
+from pathlib import Path
+from xpt.watchdog import Watchdog, limit_start
+def load(seconds):
+    time.sleep(seconds)
+limit_start(1)
+load(float(sys.argv[2]))
+with Watchdog(Path(sys.argv[1]), 0, seconds=60):
+    time.sleep(1.5)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(60, 1), (0, 0)])
+def test_a_start_that_stands_still_ends_too(tmp_path: Path, seconds: int, status: int):
+    program = [sys.executable, "-c", STARTS, str(tmp_path), str(seconds)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == status
+    assert ("in load" in done.stderr) == (status == 1)
+
+
 HANGS = """
 import os, time
 from xpt import train
