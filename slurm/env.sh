@@ -47,7 +47,8 @@ run_to_the_end() {
 
     state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
     if [[ $state == COMPLETING || $state == CANCELLED ]]; then
-        echo "ended with status $status, as told; submit the same command to go on"
+        # A job that Slurm preempts without notice looks the same here, and Slurm puts it back itself.
+        echo "ended with status $status, as told; unless Slurm starts it again, submit the same command to go on"
         return "$status"
     fi
     if ((${SLURM_RESTART_COUNT:-0} >= XPT_MAX_RESTARTS)); then

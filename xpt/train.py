@@ -239,7 +239,8 @@ def make_run_folder(run: Path) -> None:
 class StopSignal:
     """Whether this process was asked to stop; the ranks tell each other at every step (`Hands`).
 
-    The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 asks; a second one ends the process at once.
+    SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 asks. After that a SIGINT ends the process at once; the others change
+    nothing, because Slurm sends SIGTERM twice to a job that it preempts without notice.
     """
 
     def __init__(self) -> None:
@@ -249,7 +250,7 @@ class StopSignal:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def describe(config: Config, rank: Rank, parameters: int, train_set: ShardSet, images: int) -> None:

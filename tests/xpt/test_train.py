@@ -1,5 +1,6 @@
 """Training runs: what they leave, how they stop, and that they go on as if they had not."""
 
+import contextlib
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -201,19 +203,33 @@ def test_a_non_finite_loss_stops_all_ranks_and_names_step_and_films(shards: Path
     assert not list((run.folder / "checkpoints").glob("images-*"))
 
 
-def failure(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *flags: str) -> str:
-    """The error message of a run in this process."""
-    monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *flags])
-    monkeypatch.delenv("XPT_DATA", raising=False)
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
     handlers = {
         n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     }
     try:
-        with caplog.at_level(logging.ERROR), pytest.raises(SystemExit) as stopped:
-            train.main()
+        yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_slurms_second_sigterm_changes_nothing_and_a_sigint_then_ends_at_once():
+    with handlers_kept():
+        stop = train.StopSignal()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def failure(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *flags: str) -> str:
+    """The error message of a run in this process."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *flags])
+    monkeypatch.delenv("XPT_DATA", raising=False)
+    with handlers_kept(), caplog.at_level(logging.ERROR), pytest.raises(SystemExit) as stopped:
+        train.main()
     assert stopped.value.code == 2
     return caplog.records[-1].getMessage()
 
