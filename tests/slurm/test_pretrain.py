@@ -90,7 +90,7 @@ def test_scancel_saves_and_the_same_command_goes_on(
 def test_a_preempted_job_saves_makes_room_and_goes_on_bit_identically(
     cluster: Cluster, shards: Path, tmp_path: Path, log: Path, partition: str
 ):
-    """With a minute's notice, after which the script itself puts the job back, and with Slurm's KillWait only."""
+    """With a minute's notice, where the script puts the job back itself, and with KillWait only."""
     job = cluster.submit(
         *("--nodes", "2", "--ntasks-per-node", "1", "--cpus-per-task", "1", "--output", str(log)),
         *("--partition", partition, SCRIPT, *flags(shards, tmp_path / "run")),
