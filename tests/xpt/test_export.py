@@ -39,11 +39,13 @@ from safetensors.torch import load_file, save_file
 model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
 image = load_file(sys.argv[2])["image"].float()
 mean, std = model.pretrained_cfg["mean"][0], model.pretrained_cfg["std"][0]
-with torch.no_grad():
-    save_file({"features": model.forward_features((image / 255 - mean) / std)}, sys.argv[3])
 path = sys.argv[1] + "/model.safetensors"
 settings = dict(img_size=64, in_chans=1, embed_dim=24, depth=2, num_heads=2, num_classes=0)
-timm.create_model("vit_base_patch16_224", checkpoint_path=path, **settings)
+other = timm.create_model("vit_base_patch16_224", checkpoint_path=path, **settings).eval()
+with torch.no_grad():
+    features = model.forward_features((image / 255 - mean) / std)
+    assert torch.equal(features, other.forward_features((image / 255 - mean) / std))
+save_file({"features": features}, sys.argv[3])
 """
 
 
