@@ -80,9 +80,7 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
         raise ValueError(f"{out} exists already; give another folder")
     weights = checkpoint_weights(found.folder)
     settings = found.description["config"]["model"]
-    sizes = {name: settings[name] for name in ("side", "patch", "width", "depth", "heads", "mlp_ratio")}
-    encoder = encoder_of(EncoderConfig(**sizes), CHANNELS)
-    load_encoder(encoder, weights, str(found.folder))
+    encoder = trained_encoder(weights, settings, str(found.folder))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -112,6 +110,17 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
         log.info("%s gives the same features: largest difference %.1e", form, error)
     log.info('%s: load it with timm.create_model("local-dir:%s", pretrained=True)', out, out)
     return errors
+
+
+def trained_encoder(weights: dict[str, Tensor], settings: dict[str, Any], source: str) -> Encoder:
+    """The encoder of a run from a checkpoint's weights and the `model` section of its configuration.
+
+    Raises ValueError where the two do not fit, which names `source`.
+    """
+    sizes = {name: settings[name] for name in ("side", "patch", "width", "depth", "heads", "mlp_ratio")}
+    encoder = encoder_of(EncoderConfig(**sizes), CHANNELS)
+    load_encoder(encoder, weights, source)
+    return encoder
 
 
 def timm_config(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ weights and two moments; 0 where offloaded); the rest has its peak at one of thr
         ZeRO 2                  weights s P; gradients G, 2 G where they accumulate, less what the last bucket
                                 holds; buffers 2 s b, 3 s b with overlap_comm
         ZeRO 3                  as before; buffers 2 s b
-    update                      on a CPU, 2 G for AdamW's own copies; a GPU has a fused one
+    update                      a fused AdamW makes no copies of its own
         ZeRO 1, 2               weights s P; gradients 2 G (G in bf16)
         ZeRO 3                  weights s P / n; gradients 2 G; buffers s b
 
@@ -56,7 +56,7 @@ class Moment:
     optimizer: int
     activations: int
     buffers: int
-    """What DeepSpeed and the optimizer copy for a while."""
+    """What DeepSpeed copies for a while."""
 
     @property
     def total(self) -> int:
@@ -196,7 +196,6 @@ def step_memory(
         (zero.get(f"offload_{what}") or {}).get("device", "none") != "none" for what in ("optimizer", "param")
     )
     optimizer = 0 if is_offloaded else 3 * share
-    adam = 0 if on_gpu or is_offloaded else 2 * share  # a fused AdamW needs no copies
     bucket = zero.get("reduce_bucket_size", BUCKET)
     filled = min(bucket, trained)
     bucket = bucket if on_gpu else filled  # pages that were never written take no room on a CPU
@@ -220,20 +219,20 @@ def step_memory(
         moments = {
             "forward": moment(live, kept, activations, size * bucket + fetched),
             "backward": moment(live, kept, 0, size * (bucket + filled)),
-            "update": moment(resting, kept + flat, 0, size * bucket + adam),
+            "update": moment(resting, kept + flat, 0, size * bucket),
         }
     elif stage == 1 and precision == "bf16":
         kept = 6 * trained
         moments = {
             "forward": moment(weights, kept, activations, 0),
             "backward": moment(weights, kept, 0, 6 * min(BUCKET, trained)),
-            "update": moment(weights, kept, 0, adam),
+            "update": moment(weights, kept, 0, 0),
         }
     elif stage == 1:
         moments = {
             "forward": moment(weights, whole if accumulates else 0, activations, 0),
             "backward": moment(weights, whole, 0, FLOAT32 * filled),
-            "update": moment(weights, 2 * share, 0, adam),
+            "update": moment(weights, 2 * share, 0, 0),
         }
     else:
         kept = 0 if is_offloaded else share
@@ -245,7 +244,7 @@ def step_memory(
             "backward": moment(
                 weights, arriving + (kept if accumulates else 0), 0, size * (buckets + filled)
             ),
-            "update": moment(weights, copies * kept, 0, adam),
+            "update": moment(weights, copies * kept, 0, 0),
         }
     host = (4 * share if is_offloaded else 0) + (weights // ranks if params_are_offloaded else 0)
     return Memory(moments=moments, host=host)

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xpt.data.index import manifest_of
+from xpt.data.index import manifest_hash, manifest_of
+from xpt.data.samples import count_windows
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 
 CARD = """---
@@ -23,8 +24,8 @@ model = timm.create_model("local-dir:{name}", pretrained=True).eval()
 features = model.forward_features((image / 255 - {mean}) / {std})
 ```
 
-Films are grey, air dark and bone bright, letterboxed to a square without distortion; `xpt-shards` makes
-them so from DICOM (modality LUT, VOI LUT or window, MONOCHROME1).
+Films are grey, air dark and bone bright, letterboxed to a square without distortion, as `xpt-shards` makes
+them; "grey range" below says what became black and white in the films of this model.
 
 ## Model
 
@@ -58,6 +59,15 @@ often: treat the weights as you treat data derived from patients.
 
 SCORES = ("val/", "probe/")
 """What metrics of validation and of probes on frozen features are called."""
+WINDOWS = {
+    "voi_lut": "VOI LUT of the file",
+    "linear": "window of the file",
+    "linear_exact": "window of the file (LINEAR_EXACT)",
+    "sigmoid": "window of the file (SIGMOID)",
+    "percentile": "percentiles 0.5 to 99.5 of the film",
+    "full": "whole range of the file",
+}
+"""In words, a record's `window`."""
 
 
 def model_card(name: str, run: Path, description: dict[str, Any], errors: dict[str, float]) -> str:
@@ -81,7 +91,7 @@ def model_card(name: str, run: Path, description: dict[str, Any], errors: dict[s
             str(train[name]) for name in ("batch", "base_lr", "weight_decay")
         ),
         "data set (SHA-256 of its manifest)": description["data_hash"],
-        **_data(Path(config["data"]["path"])),
+        **what_is_known(Path(config["data"]["path"]), description["data_hash"]),
         **_provenance(run),
     }
     if mask := config.get("mask"):
@@ -105,20 +115,30 @@ def _table(rows: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def _data(root: Path) -> dict[str, str]:
-    """Counts of the data set, where it is still there."""
+def what_is_known(root: Path, data_hash: str) -> dict[str, str]:
+    """What the data set says of itself, where it is still there and the same."""
     try:
-        manifest = manifest_of(root)
+        is_the_same = manifest_hash(root) == data_hash
+        manifest, windows = manifest_of(root), count_windows(root)
     except ValueError as error:
-        return {"films and patients": f"unknown ({error})"}
+        return {"films, patients, grey range": f"unknown ({error})"}
+    if not is_the_same:
+        return {"films, patients, grey range": f"unknown (another data set lies at {root} by now)"}
     counts = {
         f"films and patients, {split}": f"{content['samples']:,}, {content['patients']:,}"
         for split, content in manifest["splits"].items()
     }
-    contours = ", ".join(f"{name} {count:,}" for name, count in manifest["contours"].items())
     made = manifest["settings"]
-    grey = f"side {made['side']}, {made['format']} {made['quality']}, VOI LUT or window of each DICOM file"
-    return counts | {"chest contours": contours, "grey values": grey}
+    quality = f", quality {made['quality']}" if made["format"] == "jpeg" else ""
+    return counts | {
+        "chest contours": _counted(manifest["contours"]),
+        "pictures": f"side {made['side']}, {made['format']}{quality}",
+        "grey range": _counted({WINDOWS.get(name, name): count for name, count in windows.items()}),
+    }
+
+
+def _counted(films: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,} films" for name, count in films.items())
 
 
 def _provenance(run: Path) -> dict[str, str]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards_tool.schema import parse_json
+
 log = logging.getLogger("xpt")
 DESCRIPTION = "checkpoint.json"
 MOST_DESCRIPTION_BYTES = 2**26
@@ -102,12 +104,12 @@ def fault_of(folder: Path) -> str | None:
 
 def _description(path: Path) -> dict[str, Any]:
     """What the file says of its checkpoint, checked. Raises ValueError or OSError."""
-    if path.stat().st_size > MOST_DESCRIPTION_BYTES:
-        raise ValueError(f"{path}: more than {MOST_DESCRIPTION_BYTES} bytes")
+    with path.open("rb") as f:
+        text = f.read(MOST_DESCRIPTION_BYTES + 1)
     try:
-        description = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        description = parse_json(text, MOST_DESCRIPTION_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(description, dict) or sealed(description) != description:
         raise ValueError(f"{path}: does not have its checksum")
     named = [Path(name) for name in description["files"]]

@@ -1,8 +1,10 @@
 """What leaves a run loads without xpt, and computes the same."""
 
+import importlib.metadata
 import json
 import subprocess
-import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +12,67 @@ import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from packaging.requirements import Requirement
+from safetensors.torch import load_file, save_file
 
+from shards_tool.build import build
+from shards_tool.settings import BuildSettings
 from tests.conftest import ROOT
+from tests.shards_tool.archive import write_archive, write_key
 from tests.xpt.conftest import start
+from xpt.data.index import manifest_hash
+from xpt.data.samples import count_windows
 from xpt.embed import embed
-from xpt.export import MOST_DIFFERENCE, export
+from xpt.engine import checkpoint_weights
+from xpt.export import MOST_DIFFERENCE, FromPixels, export, trained_encoder
+from xpt.model_card import what_is_known
+from xpt.saved import newest
 
 pytestmark = pytest.mark.launch
 
 WITHOUT_XPT = """
-import sys
-sys.modules["xpt"] = sys.modules["kernels"] = sys.modules["shards_tool"] = None  # importing them fails
+import importlib.util, sys
+present = [n for n in ("xpt", "kernels", "shards_tool", "deepspeed", "tyro") if importlib.util.find_spec(n)]
+assert not present, present
 import timm, torch
+from safetensors.torch import load_file, save_file
 model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
-torch.manual_seed(0)
-image = torch.randint(0, 256, (2, *model.pretrained_cfg["input_size"])).float()
+image = load_file(sys.argv[2])["image"].float()
 mean, std = model.pretrained_cfg["mean"][0], model.pretrained_cfg["std"][0]
-with torch.no_grad():
-    torch.save(model.forward_features((image / 255 - mean) / std), sys.argv[2])
 path = sys.argv[1] + "/model.safetensors"
 settings = dict(img_size=64, in_chans=1, embed_dim=24, depth=2, num_heads=2, num_classes=0)
-timm.create_model("vit_base_patch16_224", checkpoint_path=path, **settings)
-wide = timm.create_model("local-dir:" + sys.argv[1], pretrained=True, img_size=(32, 96)).eval()
+other = timm.create_model("vit_base_patch16_224", checkpoint_path=path, **settings).eval()
 with torch.no_grad():
-    assert wide.forward_features(torch.zeros(1, 1, 32, 96)).shape == (1, 13, 24)
+    features = model.forward_features((image / 255 - mean) / std)
+    assert torch.equal(features, other.forward_features((image / 255 - mean) / std))
+save_file({"features": features}, sys.argv[3])
 """
+
+
+def names_of(package: str) -> set[str]:
+    """Files and folders in site-packages of an installed package and all that it requires."""
+    todo, done, names = [package], set(), set()
+    while todo:
+        if (name := todo.pop()) in done:
+            continue
+        done.add(name)
+        installed = importlib.metadata.distribution(name)
+        names |= {file.parts[0] for file in installed.files or []}
+        for required in map(Requirement, installed.requires or []):
+            if required.marker is None or required.marker.evaluate({"extra": ""}):
+                todo.append(required.name)
+    return names - {"..", "__pycache__"}
+
+
+@pytest.fixture(scope="module")
+def without_xpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of a new environment with timm and what timm requires, and nothing else."""
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    venv.create(folder, symlinks=True)
+    (packages,) = (folder / "lib").glob("python3*/site-packages")
+    for name in names_of("timm"):
+        (packages / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +86,30 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_plain_timm_and_onnx_give_the_trained_features(run: Path, tmp_path: Path):
+def test_timm_in_an_environment_without_xpt_and_onnx_give_the_trained_features(
+    run: Path, without_xpt: Path, tmp_path: Path
+):
     out = tmp_path / "model"
     errors = export(run, out, onnx=True, full=True)
     assert set(errors) == {"timm", "onnx"} and max(errors.values()) < MOST_DIFFERENCE
-    command = [sys.executable, "-I", "-c", WITHOUT_XPT, str(out), str(tmp_path / "features.pt")]
+    trained = newest(run)
+    assert trained is not None
+    weights, settings = checkpoint_weights(trained.folder), trained.description["config"]["model"]
+    image_BCHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), dtype=np.uint8))
+    with torch.no_grad():
+        wanted_BND = FromPixels(trained_encoder(weights, settings, str(run))).eval()(image_BCHW)
+    assert len(wanted_BND.unique()) > 100  # no constant
+
+    save_file({"image": image_BCHW}, tmp_path / "image")
+    command = [without_xpt, "-I", "-c", WITHOUT_XPT, out, tmp_path / "image", tmp_path / "features"]
     subprocess.run(command, check=True, cwd=tmp_path)
-    found_BND = torch.load(tmp_path / "features.pt").numpy()
-    torch.manual_seed(0)
-    image_BCHW = torch.randint(0, 256, (2, 1, 64, 64))
+    found_BND = load_file(tmp_path / "features")["features"]
+    torch.testing.assert_close(found_BND, wanted_BND, rtol=0, atol=1e-5)
+
     session = onnxruntime.InferenceSession(out / "encoder.onnx", providers=["CPUExecutionProvider"])
-    for image, wanted_ND in zip(image_BCHW, found_BND, strict=True):
-        (through_onnx,) = session.run(None, {"image": image[None].byte().numpy()})
+    for image_CHW, wanted_ND in zip(image_BCHW.numpy(), wanted_BND.numpy(), strict=True):
+        (through_onnx,) = session.run(None, {"image": image_CHW[None]})
         np.testing.assert_allclose(np.asarray(through_onnx)[0], wanted_ND, atol=1e-4)
-    assert len(np.unique(found_BND)) > 100  # no constant
 
 
 def test_the_weights_are_those_that_were_trained_and_the_decoder_only_comes_on_request(
@@ -86,8 +133,24 @@ def test_the_card_says_what_went_in(run: Path, shards: Path, tmp_path: Path):
     description = json.loads((run / "checkpoints/images-000000000016/checkpoint.json").read_text())
     assert f"{manifest['splits']['train']['samples']}, {manifest['splits']['train']['patients']}" in card
     assert description["data_hash"] in card and "| images seen | 16 |" in card and "75% masked" in card
-    assert "| grey values | side 96, jpeg 95" in card
-    assert "{" not in card
+    assert "| pictures | side 96, jpeg, quality 95 |" in card
+    films = manifest["counts"]["samples"]
+    assert f"| grey range | whole range of the file: {films} films |" in card  # PNG files: no word of DICOM
+    assert "VOI" not in card and "{" not in card
+
+
+def test_the_card_counts_how_films_got_their_grey_range(tmp_path: Path):
+    write_archive(tmp_path / "archive")
+    key = write_key(tmp_path / "key")
+    shards, settings = tmp_path / "shards", BuildSettings(side=96, contour="rect", views="all")
+    build([tmp_path / "archive"], shards, settings, key_file=key, workers=0)
+    assert count_windows(shards) == {"full": 4, "linear": 3}
+    said = what_is_known(shards, manifest_hash(shards))
+    assert said["grey range"] == "whole range of the file: 4 films, window of the file: 3 films"
+    assert "another data set lies at" in what_is_known(shards, "0" * 64)["films, patients, grey range"]
+    (shards / "samples.parquet").unlink()
+    with pytest.raises(ValueError, match=r"samples.parquet: cannot be read .* xpt-shards verify"):
+        count_windows(shards)
 
 
 def test_features_of_all_films_as_parquet(run: Path, shards: Path, tmp_path: Path):

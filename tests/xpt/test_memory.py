@@ -64,12 +64,14 @@ class Loss(nn.Module):
         return self.model(*inputs, 0).loss
 
 
-def of(stage: int, ranks: int, precision: str = "bf16", *, accumulates: bool = True, **zero) -> Memory:
+def of(
+    stage: int, ranks: int, precision: str = "bf16", *, accumulates: bool = True, on_gpu: bool = True, **zero
+) -> Memory:
     """Of a model without activations, 8,000 parameters, buckets of 1,000."""
     return step_memory(
         activations=0, parameters=8000, trained=8000, precision=precision, ranks=ranks,
         zero={"stage": stage, "reduce_bucket_size": 1000, "stage3_prefetch_bucket_size": 500, **zero},
-        accumulates=accumulates, on_gpu=True,
+        accumulates=accumulates, on_gpu=on_gpu,
     )  # fmt: skip
 
 
@@ -106,6 +108,12 @@ def test_offloading_moves_the_optimizer_to_the_host():
     assert both.host == 18 * 2000
 
 
+def test_a_fused_optimizer_copies_nothing():
+    for on_gpu in (False, True):
+        for stage, buffers in ((1, 0), (2, 0), (3, 4 * 1000)):
+            assert of(stage, 4, "fp32", on_gpu=on_gpu).moments["update"].buffers == buffers
+
+
 def test_checkpointing_and_frozen_encoders_keep_less():
     whole = encoder_activations(MODEL, tokens=10, images=1, bytes_per_value=2, recomputes=False)
     less = encoder_activations(MODEL, tokens=10, images=1, bytes_per_value=2, recomputes=True)
@@ -135,3 +143,5 @@ def test_the_estimate_is_within_15_percent_of_measured_peaks():
     errors = {(each.case, each.stage): each.error for each in found}
     assert max(map(abs, errors.values())) < 0.15, errors
     assert min(max(each.measured.values()) for each in found) > 1e8  # not lost in what libraries take
+    updates = {each.stage: each.estimated["update"] / each.measured["update"] for each in found[2::3]}
+    assert max(abs(error - 1) for error in updates.values()) < 0.15, updates  # of the largest model

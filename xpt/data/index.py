@@ -54,6 +54,11 @@ def manifest_of(root: Path) -> dict[str, Any]:
     return _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
 
 
+def manifest_hash(root: Path) -> str:
+    """SHA-256 of the bytes of the manifest: the identity of the data set. Raises as `open_shards` does."""
+    return hashlib.sha256(_read_manifest(root)).hexdigest()
+
+
 def filled_splits(root: Path) -> list[str]:
     """The splits of the data set in `root` that have films. Raises ValueError as `open_shards` does."""
     manifest = manifest_of(root)

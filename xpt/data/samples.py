@@ -1,6 +1,8 @@
 """What is known of the films of a split: patients, labels, studies and reports, from `samples.parquet`."""
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +58,29 @@ def read_reported(shards: ShardSet) -> Reported:
     )
 
 
+def count_windows(root: Path) -> dict[str, int]:
+    """Films of the data set in `root` by how their grey range was chosen, most first: "linear", "full", ...
+
+    Raises ValueError where the table is missing or damaged.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with pq.ParquetFile(root / schema.SAMPLES) as file:
+            for batch in file.iter_batches(columns=["window"]):
+                for found in batch["window"].value_counts().to_pylist():
+                    counts[found["values"]] += found["counts"]
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(root, error) from error
+    return dict(counts.most_common())
+
+
+def _unreadable(root: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{root / schema.SAMPLES}: cannot be read ({error}); "
+        f"find what is damaged with: xpt-shards verify {root}"
+    )
+
+
 def _read(shards: ShardSet, columns: list[str]) -> pa.Table:
     """The columns of the split, beside `key` and `patient`."""
     path = shards.root / schema.SAMPLES
@@ -64,9 +89,7 @@ def _read(shards: ShardSet, columns: list[str]) -> pa.Table:
             path, columns=["key", "patient", *columns], filters=[("split", "=", shards.split)]
         )
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error}); find what is damaged with: xpt-shards verify {shards.root}"
-        ) from error
+        raise _unreadable(shards.root, error) from error
     keys = table["key"].to_pylist()
     if keys != [key.decode() for key in np.asarray(shards.rows["key"]).tolist()]:
         raise ValueError(

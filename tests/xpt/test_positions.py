@@ -1,0 +1,202 @@
+"""An encoder at another input size or shape than it was trained at: what its nearest films still know.
+
+A short pretraining on phantoms; the question is whether they are women, which breasts show on a film.
+Shape suffixes: B films, h and w the grid of patches, D width.
+"""
+
+import csv
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.patches import normalize_pixels
+from shards_tool.build import build
+from shards_tool.phantom import write_archive
+from shards_tool.settings import BuildSettings
+from tests.xpt.conftest import start
+from xpt.config import DataConfig
+from xpt.data.index import open_shards
+from xpt.data.loader import evaluation_loader
+from xpt.data.samples import read_samples
+from xpt.engine import checkpoint_weights
+from xpt.export import FromPixels, export, trained_encoder
+from xpt.metrics import auroc
+from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
+from xpt.probe import knn_scores
+from xpt.saved import newest
+
+pytestmark = pytest.mark.launch
+SIDE, HALF, PATCH, ZONES = 128, 64, 8, 4
+LOSS = 0.05
+"""Of AUROC at most, which docs/downstream.md states; the interval of 200 films is as wide."""
+RUN = [
+    *("--preset", "demo", "--model.side", str(SIDE), "--model.patch", str(PATCH), "--train.images", "2000"),
+    *("--train.batch", "16", "--train.micro-batch", "16", "--train.warmup-images", "160"),
+    *("--train.base-lr", "0.02", "--train.log-images", "160", "--train.eval-images", "0"),
+    *("--train.probe-films", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 films of 200 phantoms, half of them for training."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    archive = folder / "archive"
+    write_archive(archive, patients=200, seed=5, side=SIDE)
+    with (archive / "metadata.csv").open() as table, (folder / "women.csv").open("w") as women:
+        women.write("file,patient,label:Female\n")
+        for row in csv.DictReader(table):
+            women.write(f"{row['file']},{row['patient']},{int(row['sex'] == 'F')}\n")
+    (folder / "key").write_text("0123456789abcdef" * 4)
+    settings = BuildSettings(
+        side=SIDE, shard_size=32, fractions=(0.5, 0.5, 0.0), contour=f"masks:{archive / 'masks'}"
+    )
+    meta, key = [folder / "women.csv"], folder / "key"
+    build([archive], folder / "shards", settings, meta=meta, key_file=key, workers=0)
+    shutil.rmtree(archive)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    started = start(tmp_path_factory.mktemp("pretrained") / "run", shards, base=RUN)
+    assert started.wait(600) == [0], started.output()
+    return started.folder
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Path:
+    """The exported encoder."""
+    export(run, run.parent / "model")
+    return run.parent / "model"
+
+
+@dataclass(frozen=True, eq=False)
+class Films:
+    image_BCHW: Tensor
+    is_woman_B: Tensor
+
+
+def films(shards: Path, split: str, side: int) -> Films:
+    """All films of a split, in one order whatever the side."""
+    opened = open_shards(shards, split)
+    samples = read_samples(opened)
+    women = {key: labels["Female"] for key, labels in zip(samples.keys, samples.labels, strict=True)}
+    images: dict[str, Tensor] = {}
+    with evaluation_loader(
+        opened,
+        DataConfig(threads=1),
+        side=side,
+        patch=PATCH,
+        seed=0,
+        batch=8,
+        world_size=1,
+        rank=0,
+        films=None,
+        device=torch.device("cpu"),
+    ) as batches:
+        for batch in batches:
+            counts = batch.weight_B > 0
+            images |= {
+                key: image_CHW.clone()
+                for key, image_CHW, counted in zip(batch.keys, batch.image_BCHW, counts, strict=True)
+                if counted
+            }
+    keys = sorted(images)
+    return Films(torch.stack([images[key] for key in keys]), torch.tensor([women[key] for key in keys]))
+
+
+@pytest.fixture(scope="module")
+def whole(shards: Path) -> list[Films]:
+    return [films(shards, split, SIDE) for split in ("train", "val")]
+
+
+@pytest.fixture(scope="module")
+def half(shards: Path) -> list[Films]:
+    return [films(shards, split, HALF) for split in ("train", "val")]
+
+
+def encoder(model: Path, height: int, width: int) -> Any:
+    return timm.create_model(f"local-dir:{model}", pretrained=True, img_size=(height, width)).eval()
+
+
+@torch.no_grad()
+def zones(encoder: Any, image_BCHW: Tensor) -> Tensor:
+    """The mean token of each of 4 x 4 zones, [B, 16 D]."""
+    h, w = (size // PATCH for size in image_BCHW.shape[2:])
+    found = []
+    for image in image_BCHW.split(32):
+        tokens = encoder.forward_features(normalize_pixels(image, PIXEL_MEAN, PIXEL_STD))[:, 1:]
+        grid_BDhw = tokens.transpose(1, 2).unflatten(2, (h, w))
+        found.append(F.adaptive_avg_pool2d(grid_BDhw, ZONES).flatten(1))
+    return torch.cat(found)
+
+
+def knowledge(features: list[Tensor], splits: list[Films]) -> float:
+    """AUROC, by the 20 nearest training films, of validation films being of women."""
+    (known, asked), (train, val) = features, splits
+    score_Q1 = knn_scores(known, train.is_woman_B[:, None].double(), asked)
+    return auroc(val.is_woman_B.numpy() > 0.5, score_Q1[:, 0].numpy())
+
+
+@pytest.fixture(scope="module")
+def at_home(model: Path, whole: list[Films]) -> list[Tensor]:
+    """Features at the side that the encoder was trained at, of both splits."""
+    trained = encoder(model, SIDE, SIDE)
+    return [zones(trained, split.image_BCHW) for split in whole]
+
+
+def test_half_the_side_keeps_what_nearest_films_know(
+    model: Path, whole: list[Films], half: list[Films], at_home: list[Tensor]
+):
+    before = knowledge(at_home, whole)
+    assert before > 0.9
+    smaller = encoder(model, HALF, HALF)
+    known, asked = (zones(smaller, split.image_BCHW) for split in half)
+    after = knowledge([known, asked], half)
+    mixed = knowledge([at_home[0], asked], half)  # neighbours among films that were seen at the whole side
+    print(
+        f"AUROC {before:.3f} at {SIDE}, {after:.3f} at {HALF}, {mixed:.3f} asked at {HALF} of films at {SIDE}"
+    )
+    assert min(after, mixed) > before - LOSS
+
+    # Positions that are cut off instead of interpolated, and features are no longer where they were.
+    smaller.pos_embed = torch.nn.Parameter(
+        encoder(model, SIDE, SIDE).pos_embed[:, : (HALF // PATCH) ** 2 + 1]
+    )
+    cut = zones(smaller, half[1].image_BCHW)
+    assert torch.dist(asked, at_home[1]) < 0.95 * torch.dist(cut, at_home[1])
+
+
+def test_another_aspect_keeps_what_nearest_films_know(model: Path, whole: list[Films], at_home: list[Tensor]):
+    """Three quarters of the width: the films without their sides."""
+    before = knowledge(at_home, whole)
+    margin = SIDE // 8
+    narrow = encoder(model, SIDE, SIDE - 2 * margin)
+    after = knowledge(
+        [zones(narrow, split.image_BCHW[..., margin : SIDE - margin]) for split in whole], whole
+    )
+    print(f"AUROC {before:.3f} at {SIDE} x {SIDE}, {after:.3f} at {SIDE} x {SIDE - 2 * margin}")
+    assert after > before - LOSS
+
+
+def test_xpt_and_timm_interpolate_alike(run: Path, model: Path, half: list[Films]):
+    trained = newest(run)
+    assert trained is not None
+    settings = trained.description["config"]["model"] | {"side": HALF}
+    ours = trained_encoder(checkpoint_weights(trained.folder), settings, str(run))
+    image_BCHW = half[1].image_BCHW[:4]
+    with torch.no_grad():
+        ours_BND = FromPixels(ours).eval()(image_BCHW)
+        theirs_BND = encoder(model, HALF, HALF).forward_features(
+            normalize_pixels(image_BCHW, PIXEL_MEAN, PIXEL_STD)
+        )
+    np.testing.assert_allclose(ours_BND, theirs_BND, atol=1e-4)
