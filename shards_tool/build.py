@@ -149,10 +149,10 @@ def _request(
         raise ValueError("no sources: give the folders or files to build from")
     finder = contour_finder(settings.contour)
     masks = finder.folder if isinstance(finder, MaskFolder) else None
-    opened = [source_of(source, out.absolute() / folder / SPOOL) for source in sources]
     known = read_known(exclude_from) if exclude_from else None
     with stopping_cleanly():
         check_output_folder(out)
+        opened = [source_of(source, out.absolute() / folder / SPOOL) for source in sources]
         key = load_key(key_file, out)
     not_input = [out, key_file if key_file is not None else default_key_file(out)]
     if masks is not None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards_tool.sidecars import Row, annotation_rows, openi_rows, own_rows
+from shards_tool.remote import was_url
+from shards_tool.sidecars import Row, annotation_rows, own_rows, report_rows
 from shards_tool.views import view_of
 
 FILE_COLUMN = "file"
@@ -74,13 +75,16 @@ class MetaRow:
 def read_table(path: Path) -> Iterator[tuple[str, MetaRow]]:
     """Rows of a table, with the file (or the folder) that each is about.
 
-    CSV, TSV, JSON, JSONL (also .gz) of our own form or those of `shards_tool/sidecars.py`; Open-i's XML.
+    CSV, TSV, JSON, JSONL (also .gz) of our own form or those of `shards_tool/sidecars.py`; Open-i's XML;
+    MIMIC-CXR's texts, in a folder or archive.
 
     Raises:
         ValueError: no such file, unknown suffix, no known columns, or a value that is no label.
     """
-    if not path.is_file():
-        raise ValueError(f"--meta {path}: no such file")
+    if was_url(path):
+        raise ValueError(f"--meta {path}: tables are read from local paths only; copy it here")
+    if not path.exists():
+        raise ValueError(f"--meta {path}: no such file or folder")
     for number, row in enumerate(_raw_rows(path), start=1):
         rows = own_rows(row)
         if not rows and "image_path" not in row:
@@ -101,8 +105,8 @@ def read_table(path: Path) -> Iterator[tuple[str, MetaRow]]:
 def _raw_rows(path: Path) -> Iterator[Row]:
     name = path.name.lower().removesuffix(".gz")
     try:
-        if name.endswith((".xml", ".zip", ".tar", ".tgz")):
-            yield from openi_rows(path)
+        if path.is_dir() or name.endswith((".xml", ".zip", ".tar", ".tgz")):
+            yield from report_rows(path)
             return
         # utf-8-sig: spreadsheets begin with a byte order mark, which would join the first column name.
         opener = gzip.open if path.suffix.lower() == ".gz" else open
@@ -120,7 +124,8 @@ def _raw_rows(path: Path) -> Iterator[Row]:
                 yield from annotation_rows(json.load(file))
             else:
                 raise ValueError(
-                    "wanted a .csv, .tsv, .json, .jsonl (or .gz of them), or Open-i's .xml or .tgz"
+                    "wanted a .csv, .tsv, .json, .jsonl (or .gz of them), Open-i's .xml or .tgz, "
+                    "or a folder or archive of MIMIC-CXR's texts"
                 )
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards_tool.ledger import Ledger
+from shards_tool.remote import was_url
 from shards_tool.schema import MANIFEST, SPLITS
 from shards_tool.settings import BuildStoppedError
 
@@ -44,6 +45,11 @@ def stopping_cleanly() -> Iterator[None]:
 
 
 def check_output_folder(out: Path) -> None:
+    if was_url(out):
+        raise ValueError(
+            f"--out {out}: a data set is written to a local folder, where files appear whole or not at all; "
+            "build it there, and copy it to the object store when it is finished"
+        )
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     is_ours = (out / MANIFEST).exists() or (out / BUILD_FOLDER).exists()

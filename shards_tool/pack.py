@@ -21,7 +21,7 @@ from shards_tool.burned_in import find_writing, mask_writing
 from shards_tool.contour import ContourFinder, contour_finder
 from shards_tool.files import whole_file
 from shards_tool.film import ExcludedError, FilmRules, Grey
-from shards_tool.ledger_rows import NOT_READ, Made, Piece, Planned, ToMake
+from shards_tool.ledger_rows import NOT_READ, Made, Piece, ToMake
 from shards_tool.letterbox import letterbox, letterbox_contour
 from shards_tool.likeness import look_of
 from shards_tool.privacy import keyed_hash
@@ -82,7 +82,7 @@ class FilmMaker:
                     image, contour, facts = self._make(to_make, finder)
                 except Exception as error:
                     # Decoders raise nearly anything on damaged input; it costs this film only.
-                    self._check_source(film, error)
+                    self.roots[film.source].raise_if_gone(error)
                     made.append(replace(nothing, outcome=_outcome(error), reason=_reason(error)))
                     continue
                 made.append(
@@ -141,11 +141,6 @@ class FilmMaker:
             if (status.st_size, status.st_mtime_ns) == (to_make.size, to_make.mtime_ns):
                 return True
         return keyed_hash(self.key, "file", hashlib.sha256(content).hexdigest()) == film.digest
-
-    def _check_source(self, planned: Planned, error: Exception) -> None:
-        """A film that cannot be opened is one film; a source that is gone must not empty the data set."""
-        if isinstance(error, OSError) and not self.roots[planned.source].exists():
-            raise OSError(error.errno, "source is gone", self.roots[planned.source].place) from error
 
 
 def as_8_bits(pixels_HW: Grey) -> Grey:

@@ -76,6 +76,7 @@ class Scanner:
         try:
             return self._scan_file(found, PurePosixPath(found.path))
         except OSError as error:
+            self.roots[found.source].raise_if_gone(error)
             return Scanned(
                 found=found, state="quarantine", reason=f"cannot be read: {error.strerror or error}"
             )

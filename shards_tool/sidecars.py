@@ -4,12 +4,15 @@ A row of our own names its film in `file`, or, with a slash at its end, a folder
 for all films in it.
 """
 
+import os
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
+
+from shards_tool.study_texts import findings_and_impression, is_study_text, patient_and_study
 
 Row = Mapping[str, object]
 OwnRow = dict[str, object]
@@ -25,7 +28,7 @@ _NIH_LABELS = (
 )
 _RSNA_CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
-_MAX_XML_BYTES = 2**20
+_MAX_REPORT_BYTES = 2**20
 _SPLITS = ("train", "val", "test")
 
 
@@ -178,43 +181,70 @@ def _with_images(row: Row) -> list[OwnRow]:
     return [{"file": str(file), **known} for file in files]
 
 
-def openi_rows(path: Path) -> Iterator[OwnRow]:
-    """Rows for the films of Open-i's reports: an XML file, or a tar or zip of them.
+def report_rows(path: Path) -> Iterator[OwnRow]:
+    """Rows for the films of reports that are files: Open-i's XML (one, or a tar or zip of them), and
+    MIMIC-CXR's texts (a tar, zip or folder of them).
 
     Raises:
-        ValueError: not XML of that form, or larger than a report can be.
+        ValueError: no reports, or not of that form, or larger than a report can be.
     """
-    for name, content in _xml_files(path):
-        # Entities are all that makes small XML large; no report has a document type.
-        if len(content) > _MAX_XML_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise ValueError(f"{name} is no Open-i report")
-        try:
-            root = ElementTree.fromstring(content)
-        except ElementTree.ParseError as error:
-            raise ValueError(f"{name}: {error}") from error
-        yield from _openi(root)
+    is_empty = True
+    for name, content in _report_files(path):
+        is_empty = False
+        if len(content) > _MAX_REPORT_BYTES:
+            raise ValueError(f"{name} is no report: it has more than {_MAX_REPORT_BYTES} bytes")
+        yield from [_study_text(name, content)] if is_study_text(name) else _openi(name, content)
+    if is_empty:
+        raise ValueError(f"no reports in {path}: wanted Open-i's XML files, or MIMIC-CXR's s50414267.txt")
 
 
-def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
+def _is_report(name: str) -> bool:
+    return name.endswith(".xml") or is_study_text(name)
+
+
+def _report_files(path: Path) -> Iterator[tuple[str, bytes]]:
     kind = path.name.lower()
-    if kind.endswith(".xml"):
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for name in filter(is_study_text, sorted(names)):
+                with Path(folder, name).open("rb") as file:
+                    yield str(Path(folder, name)), file.read(_MAX_REPORT_BYTES + 1)
+    elif kind.endswith(".xml"):
         yield path.name, path.read_bytes()
     elif kind.endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.filename.endswith(".xml"):
+                if _is_report(info.filename):
                     with archive.open(info) as file:
-                        yield info.filename, file.read(_MAX_XML_BYTES + 1)
+                        yield info.filename, file.read(_MAX_REPORT_BYTES + 1)
     else:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
-                if member.isreg() and member.name.endswith(".xml"):
+                if member.isreg() and _is_report(member.name):
                     file = archive.extractfile(member)
                     assert file is not None
-                    yield member.name, file.read(_MAX_XML_BYTES + 1)
+                    yield member.name, file.read(_MAX_REPORT_BYTES + 1)
 
 
-def _openi(root: ElementTree.Element) -> Iterator[OwnRow]:
+def _study_text(name: str, content: bytes) -> OwnRow:
+    patient, study = patient_and_study(name)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no UTF-8 text: {error}") from error
+    report = _report(_with_headings(*findings_and_impression(text)))
+    return {"file": _study_folder(study), "patient": patient, "study": study, **report}
+
+
+def _openi(name: str, content: bytes) -> Iterator[OwnRow]:
+    # Entities are all that makes small XML large; no report has a document type.
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise ValueError(f"{name} is no Open-i report")
+    try:
+        root = ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{name}: {error}") from error
     identifier = root.find("uId")
     study = identifier.get("id", "") if identifier is not None else ""
     said = {
@@ -224,5 +254,5 @@ def _openi(root: ElementTree.Element) -> Iterator[OwnRow]:
     headings = [(major.text or "").strip() for major in root.iter("major")]
     labels = {f"label:{heading.split('/')[0].strip()}": "1" for heading in headings if heading}
     for image in root.iter("parentImage"):
-        if name := image.get("id"):
-            yield {"file": f"{name}.png", "patient": study, "study": study, **labels, **_report(report)}
+        if image_name := image.get("id"):
+            yield {"file": f"{image_name}.png", "patient": study, "study": study, **labels, **_report(report)}

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,7 @@ from shards_tool.archives import (
     unpack,
 )
 from shards_tool.files import whole_file
+from shards_tool.remote import file_system, is_url, open_far, reaching
 
 SPOOL = "spool"
 """Folder beside a build's ledger for what has to be unpacked."""
@@ -71,10 +72,21 @@ class Root:
         return is_url(self.place)
 
     def exists(self) -> bool:
+        """Raises OSError where a place on another machine cannot be reached."""
         if self.is_remote:
-            files, path = _file_system(self.place)
-            return bool(files.exists(path))
+            files, path = file_system(self.place)
+            with reaching(self.place):
+                return bool(files.exists(path))
         return Path(self.place).exists()
+
+    def raise_if_gone(self, error: Exception) -> None:
+        """A film that cannot be opened is one film; a source that is gone must not empty the data set.
+
+        Raises:
+            OSError: the source is not there, or cannot be reached.
+        """
+        if isinstance(error, OSError) and not self.exists():
+            raise OSError(error.errno, "source is gone", self.place) from error
 
     def local(self, path: str) -> Path:
         """Of a file that is in no archive and on no other machine."""
@@ -95,8 +107,7 @@ class Root:
             except DAMAGE as error:
                 raise ValueError(f"in {archive}: {error}") from error
         if self.is_remote:
-            files, folder = _file_system(self.place)
-            return cast(BinaryIO, files.open(f"{folder}/{path}", "rb"))
+            return open_far(self.place, path)
         return self.local(path).open("rb")
 
     def read(self, path: str) -> bytes:
@@ -111,8 +122,9 @@ class Root:
         """Another one when the file has changed."""
         outermost = path.partition(JOINT)[0]
         if self.is_remote:
-            files, folder = _file_system(self.place)
-            return json.dumps(files.info(f"{folder}/{outermost}"), default=str, sort_keys=True)
+            files, folder = file_system(self.place)
+            with reaching(self.place):
+                return json.dumps(files.info(f"{folder}/{outermost}"), default=str, sort_keys=True)
         status = self.local(outermost).stat()
         return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -135,25 +147,6 @@ def _opened(root: Root, path: str, stamp: str) -> Archive:
     return open_archive("x.zip" if path.lower().endswith(".zip") else "x.tar", spooled)
 
 
-def is_url(place: str) -> bool:
-    return "://" in place
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
-
-    Raises:
-        ValueError: no such protocol, or its package is not installed; says which.
-    """
-    import fsspec
-
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"source {url}: {error}") from error
-    return files, str(path).rstrip("/")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     kind: Literal["folder", "file", "glob", "list", "dicomdir"]
@@ -167,6 +160,7 @@ def source_of(text: str | Path, spool: Path) -> Source:
 
     Raises:
         ValueError: there is no such file, folder or match.
+        OSError: a place on another machine cannot be reached.
     """
     text = str(text)
     if is_url(text):
@@ -197,10 +191,12 @@ def _root(folder: Path, spool: Path) -> Root:
 def _remote_source(url: str, spool: Path) -> Source:
     if any(sign in url for sign in _MAGIC):
         raise ValueError(f"source {url}: globs work on local paths only; give the folder")
-    files, path = _file_system(url)
-    if not files.exists(path):
-        raise ValueError(f"no such source: {url}")
-    if files.isdir(path):
+    files, path = file_system(url)
+    with reaching(url):
+        if not files.exists(path):
+            raise ValueError(f"no such source: {url}")
+        is_folder = files.isdir(path)
+    if is_folder:
         return Source(kind="folder", text=url, root=Root(place=url, spool=spool))
     if url.lower().endswith(_LISTS):
         raise ValueError(f"source {url}: lists of files are read from local paths only")
@@ -281,17 +277,20 @@ def _found(root: Path, relative: str) -> Found:
 
 
 def _walk_remote(source: Source) -> Iterator[Found]:
-    files, base = _file_system(source.root.place)
-    if source.kind == "file":
-        name = source.text.rpartition("/")[2]
-        yield _remote(files.info(f"{base}/{name}"), name)
-        return
-    for folder, folders, names in files.walk(base, detail=True):
-        folders_in_order = sorted(folders)
-        folders.clear()  # walked on in this order
-        folders.update(dict.fromkeys(folders_in_order))
-        for name, info in sorted(names.items()):
-            yield _remote(info, f"{folder}/{name}".removeprefix(base).lstrip("/"))
+    files, base = file_system(source.root.place)
+    with reaching(source.root.place):
+        if source.kind == "file":
+            name = source.text.rpartition("/")[2]
+            yield _remote(files.info(f"{base}/{name}"), name)
+            return
+        for folder, folders, names in files.walk(base, detail=True, on_error="raise"):
+            folders_in_order = sorted(folders)
+            folders.clear()  # walked on in this order
+            folders.update(dict.fromkeys(folders_in_order))
+            for name, info in sorted(names.items()):
+                # Object stores have no folders; consoles mark them with empty objects of their names.
+                if name and not info["name"].endswith("/"):
+                    yield _remote(info, f"{folder}/{name}".removeprefix(base).lstrip("/"))
 
 
 def _remote(info: dict[str, Any], path: str) -> Found:
@@ -307,6 +306,7 @@ def _walk_archive(root: Root, outer: Found, *, depth: int) -> Iterator[Found]:
     try:
         archive = root.archive(outer.path)
     except DAMAGE as error:
+        root.raise_if_gone(error)
         yield dataclasses.replace(outer, refused=f"archive that cannot be read: {error}")
         return
     for member in archive.members():

@@ -1,6 +1,8 @@
 import csv
 import gzip
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,7 @@ import pytest
 from shards_tool.build import build
 from shards_tool.metadata import MetaRow, read_table
 from shards_tool.schema import SAMPLES
+from shards_tool.study_texts import findings_and_impression
 from tests.shards_tool.archive import SMALL, picture
 
 
@@ -91,6 +94,91 @@ def test_mimic_films_studies_and_reports_come_together(tmp_path: Path, key_file:
         and not rows["AP"]["reports"]
     )
     assert rows["PA"]["patient"] == rows["AP"]["patient"] and rows["PA"]["study"] != rows["AP"]["study"]
+
+
+STUDY = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  ___F with ascites  // eval for infection: any?
+
+ COMPARISON:  Chest radiograph ___.
+
+ FINDINGS:
+
+ There is no focal consolidation.
+ Right: small effusion.  Heart size is normal.
+
+ IMPRESSION:  No acute process.
+
+ NOTIFICATION:  Discussed with ___ by phone at 9:15 AM.
+"""
+
+
+def test_mimic_texts_describe_the_films_of_their_studies(tmp_path: Path, key_file: Path):
+    patient = tmp_path / "mimic" / "files" / "p10" / "p10000032"
+    other = (
+        "WET READ: ___ 9:15 AM\n Rotated.\n\n COMPARISON: None.\n\n PA and lateral.\n\n Heart\n is large.\n"
+    )
+    for study, film, text in (("s501", "aaa", STUDY), ("s777", "ccc", other)):
+        (patient / study).mkdir(parents=True)
+        cv2.imwrite(str(patient / study / f"{film}.jpg"), picture(ord(film[0])))
+        (patient / f"{study}.txt").write_text(text)
+    (patient / "notes.txt").write_text("FINDINGS: not a study")
+    root = tmp_path / "mimic"
+    with zipfile.ZipFile(tmp_path / "mimic-cxr-reports.zip", "w") as file:
+        for path in sorted(root.rglob("*.txt")):
+            file.write(path, path.relative_to(root))
+    with tarfile.open(tmp_path / "reports.tar.gz", "w:gz") as file:
+        file.add(root / "files", "files")
+    labels = write_csv(tmp_path / "c.csv", {"subject_id": "10000032", "study_id": "501", "Edema": "1.0"})
+    sources = root, tmp_path / "mimic-cxr-reports.zip", tmp_path / "reports.tar.gz"
+    for number, meta in enumerate(sources):
+        data = tmp_path / f"data{number}"
+        build([root], data, SMALL, meta=[labels, meta], key_file=key_file, workers=0)
+        rows = pq.read_table(data / SAMPLES).to_pylist()
+        by_label = {bool(row["labels"]): row for row in rows}
+        assert dict(by_label[True]["reports"]) == {
+            "en": "FINDINGS: There is no focal consolidation. Right: small effusion. Heart size is normal.\n"
+            "IMPRESSION: No acute process."
+        }
+        assert dict(by_label[False]["reports"]) == {"en": "FINDINGS: Heart is large."}
+        assert len({row["patient"] for row in rows}) == 1 and len({row["study"] for row in rows}) == 2
+    # The same pseudonym as from the data set's own tables, so that both may be used together.
+    (_, from_table), (_, from_text) = next(read_table(labels)), next(read_table(root))
+    assert (from_table.patient, from_table.study) == (from_text.patient, from_text.study)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FINDINGS AND IMPRESSION: Clear.", ("Clear.", "")),
+        ("HISTORY: Cough.\n\nConclusion: Clear.\n", ("", "Clear.")),
+        (
+            "INDICATION: Pain.\nPORTABLE AP CHEST RADIOGRAPH:  Tube.\nIMPRESSION: Tube: well placed.",
+            ("Tube.", "Tube: well placed."),
+        ),
+        ("REASON FOR CHEST X-RAY: Pain.\nIMPRESSION:\n\n1. Clear.\n2. Same.", ("", "1. Clear. 2. Same.")),
+        ("FINDINGS: A.\nIMPRESSION: B.\nFINDINGS: C.", ("A. C.", "B.")),
+        ("The findings: none of note.", ("The findings: none of note.", "")),
+        ("INDICATION: Pain.\n\n", ("", "")),
+        ("Two views.\n\nClear.\n\n", ("Clear.", "")),
+        ("IMPRESSION:\n", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_sections_of_a_text(text: str, expected: tuple[str, str]):
+    assert findings_and_impression(text) == expected
+
+
+def test_what_holds_no_reports_is_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.txt").write_text("FINDINGS: none")
+    with pytest.raises(ValueError, match=r"no reports in .*empty"):
+        list(read_table(tmp_path / "empty"))
+    for content, word in ((b"\xff\xfe\xff", "no UTF-8 text"), (b"x" * 2**21, "no report")):
+        (tmp_path / "empty" / "s1.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"s1\.txt is {word}"):
+            list(read_table(tmp_path / "empty"))
 
 
 def test_r2gen_annotations_keep_the_films_of_a_study_together(tmp_path: Path):
