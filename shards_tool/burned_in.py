@@ -86,7 +86,7 @@ def _strokes(small: Grey) -> list[npt.NDArray[np.uint8]]:
     found = []
     for operation in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
         strokes = cv2.morphologyEx(small, operation, kernel)
-        found.append((strokes > _CONTRAST * 255).astype(np.uint8))
+        found.append(cv2.threshold(strokes, int(_CONTRAST * 255), 1, cv2.THRESH_BINARY)[1])
     return found
 
 

@@ -81,6 +81,8 @@ def letterbox_contour(mask_hw: Mask, height: int, width: int, side: int) -> Mask
         height: of the film, as its width.
     """
     box, small = content_box(height, width, side), (side // CONTOUR_SCALE,) * 2
+    if not _is_larger(box.height, box.width, mask_hw):
+        mask_hw = _shrunk(mask_hw, box.height, box.width)  # once, for both regions
     regions = []
     for value in (CONTOUR_CHEST, CONTOUR_LUNG):
         canvas = np.zeros((side, side), dtype=np.uint8)
@@ -105,12 +107,23 @@ _SHARE = 128
 
 def _resize_region(mask_hw: Mask, value: int, height: int, width: int) -> Mask:
     """`_SHARE` where the mask has at least the value, else 0; each region alone: half lung is not chest."""
+    if not _is_larger(height, width, mask_hw):
+        region = cv2.threshold(_shrunk(mask_hw, height, width), value - 1, _SHARE, cv2.THRESH_BINARY)[1]
+        return region.astype(np.uint8, copy=False)
     _, region = cv2.threshold(mask_hw, value - 1, 255, cv2.THRESH_BINARY)
-    if height > mask_hw.shape[0] or width > mask_hw.shape[1]:
-        region = cv2.resize(region, (width, height), interpolation=cv2.INTER_LINEAR)
-    else:
-        region = cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    region = cv2.resize(region, (width, height), interpolation=cv2.INTER_LINEAR)
     return cv2.threshold(region, 127, _SHARE, cv2.THRESH_BINARY)[1].astype(np.uint8, copy=False)
+
+
+def _shrunk(mask_hw: Mask, height: int, width: int) -> Mask:
+    if mask_hw.shape == (height, width):
+        return mask_hw
+    shrunk = cv2.resize(mask_hw, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return shrunk.astype(np.uint8, copy=False)
+
+
+def _is_larger(height: int, width: int, mask_hw: Mask) -> bool:
+    return height > mask_hw.shape[0] or width > mask_hw.shape[1]
 
 
 def _three_values(is_chest: npt.NDArray[np.bool_], is_lung: npt.NDArray[np.bool_]) -> Mask:

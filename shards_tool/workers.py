@@ -68,9 +68,12 @@ def run_tasks(
             yield task, work(task, step)
         return
 
-    # Fork is unsafe beside the threads of a progress bar; a fork server imports once and is quick after that.
+    # Fork is unsafe beside the threads of a progress bar; a fork server imports once and is quick after that
+    # (cli because each worker imports the main module anew, a quarter of a second where it is not there yet).
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"shards_tool.{name}" for name in ("pack", "scan", "shard", "verify")])
+    context.set_forkserver_preload(
+        [f"shards_tool.{name}" for name in ("pack", "scan", "shard", "verify", "cli")]
+    )
     waiting = iter(tasks)
     pool: list[_Worker] = []
     try:
