@@ -104,11 +104,15 @@ class Ledger:
         self._db.execute("UPDATE input SET seen = 0")
 
     def is_known(self, found: Found, mask_sha256: str) -> bool:
-        """Whether the file was scanned before and neither it nor its mask changed; it then counts as seen."""
+        """Whether the file was scanned before and neither it nor its mask changed; it then counts as seen.
+
+        What could not be opened then may be there by now, so it counts as not known.
+        """
+        place = found.source, os.fsencode(found.path)
         cursor = self._db.execute(
             """UPDATE input SET seen = 1 WHERE source = ? AND path = ? AND size = ? AND mtime_ns = ?
-            AND (mask_sha256 = ? OR state != 'film')""",
-            (found.source, os.fsencode(found.path), found.size, found.mtime_ns, mask_sha256),
+            AND (mask_sha256 = ? OR state != 'film') AND reason NOT GLOB ?""",
+            (*place, found.size, found.mtime_ns, mask_sha256, f"{NOT_READ}*"),
         )
         return cursor.rowcount == 1
 

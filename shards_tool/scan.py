@@ -12,6 +12,7 @@ from shards_tool.dicom import Header, plain_text, read_header
 from shards_tool.film import FilmRules
 from shards_tool.headers import SNIFF_BYTES, describe, sniff
 from shards_tool.identities import identity_hashes
+from shards_tool.ledger_rows import NOT_READ
 from shards_tool.metadata import clean_age, clean_sex
 from shards_tool.privacy import keyed_hash, pseudonym
 from shards_tool.sources import Found, Root
@@ -77,9 +78,7 @@ class Scanner:
             return self._scan_file(found, PurePosixPath(found.path))
         except OSError as error:
             self.roots[found.source].raise_if_gone(error)
-            return Scanned(
-                found=found, state="quarantine", reason=f"cannot be read: {error.strerror or error}"
-            )
+            return Scanned(found=found, state="quarantine", reason=f"{NOT_READ}{error.strerror or error}")
 
     def _scan_file(self, found: Found, path: PurePosixPath) -> Scanned:
         root = self.roots[found.source]

@@ -330,7 +330,7 @@ def _listed(path: Path) -> Iterator[str]:
     try:
         if path.suffix.lower() == ".parquet":
             for batch in pq.ParquetFile(path).iter_batches(columns=["file"]):
-                yield from (str(file) for file in batch.column("file").to_pylist() if file)
+                yield from (_local(str(file)) for file in batch.column("file").to_pylist() if file)
             return
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows: Iterable[Any]
@@ -342,11 +342,17 @@ def _listed(path: Path) -> Iterator[str]:
                 if not isinstance(row, dict) or "file" not in row:
                     raise ValueError("no column 'file'")
                 if row["file"]:
-                    yield str(row["file"])
+                    yield _local(str(row["file"]))
     except (ValueError, csv.Error, pa.ArrowException) as error:
         raise ValueError(
             f"list of files {path}: {error}; wanted a column 'file' with paths beside it"
         ) from error
+
+
+def _local(file: str) -> str:
+    if is_url(file):
+        raise ValueError(f"{file}: lists name local files; give the folder of the URLs as a source instead")
+    return file
 
 
 def _on_medium(path: Path) -> Iterator[str]:

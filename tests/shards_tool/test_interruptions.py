@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from shards_tool.output import BUILD_FOLDER
 from shards_tool.schema import MANIFEST
 from shards_tool.settings import BuildSettings, BuildStoppedError
 from shards_tool.shard import ShardTask, ShardWriter
+from shards_tool.sources import Root
 from shards_tool.verify import verify
 from tests.shards_tool.archive import (
     FILMS,
@@ -267,6 +269,36 @@ def test_a_film_that_could_not_be_opened_is_tried_again(
         patch.setattr(build_module, "make_films", make_without_one)
         with pytest.raises(Killed):
             build([archive], data, SMALL, key_file=key_file, workers=0)
+    build([archive], data, SMALL, key_file=key_file, workers=0)
+    build([archive], tmp_path / "whole", SMALL, key_file=key_file, workers=0)
+    assert tree(data) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("source_is_gone", [False, True])
+def test_what_could_not_be_opened_for_scanning_is_tried_again(
+    archive: Path, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source_is_gone: bool
+):
+    """One file is one line in quarantine, unless its whole source is gone: that stops the build at once."""
+    data = tmp_path / "data"
+    real = Root.open
+
+    def refuse(root: Root, path: str) -> BinaryIO:
+        if path == "a.png":
+            if source_is_gone:
+                archive.rename(tmp_path / "gone")
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(root, path)
+
+    def killed(*_args: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Root, "open", refuse)
+        patch.setattr(build_module, "make_films", killed)
+        with pytest.raises(BuildStoppedError if source_is_gone else Killed):
+            build([archive], data, SMALL, key_file=key_file, workers=0)
+    if source_is_gone:
+        (tmp_path / "gone").rename(archive)
     build([archive], data, SMALL, key_file=key_file, workers=0)
     build([archive], tmp_path / "whole", SMALL, key_file=key_file, workers=0)
     assert tree(data) == tree(tmp_path / "whole")

@@ -153,6 +153,9 @@ def test_a_list_without_files_is_refused(tmp_path: Path):
     (tmp_path / "list.csv").write_text("path\nx.dcm\n")
     with pytest.raises(ValueError, match=r"list\.csv: no column 'file'"):
         found_in(tmp_path, tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("file\ns3://bucket/x.dcm\n")
+    with pytest.raises(ValueError, match=r"list\.csv: s3://bucket/x\.dcm: lists name local files"):
+        found_in(tmp_path, tmp_path / "list.csv")
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
