@@ -149,8 +149,8 @@ def test_film_without_a_contour_is_shown_whole():
 
 def test_crops_of_a_chest_stay_in_its_square():
     squares = Windows(
-        start_B2=np.tile(np.float32([0.1, 0.3]), (COUNT, 1)),
-        end_B2=np.tile(np.float32([0.6, 0.8]), (COUNT, 1)),
+        start_B2=np.tile(np.array([0.1, 0.3], np.float32), (COUNT, 1)),
+        end_B2=np.tile(np.array([0.6, 0.8], np.float32), (COUNT, 1)),
     )
     drawn = draw_windows(POSITIONS, WHOLE, squares, stored_side=64, seed=1, crop_scale=(0.5, 1.0), flip=0.5)
     first, last = corners(drawn)

@@ -37,7 +37,7 @@ def test_a_map_without_heat_hits_nothing():
 def test_boxes_follow_the_part_of_the_film_that_is_shown():
     boxes = [Box(0.25, 0.5, 0.5, 0.75), Box(0.0, 0.0, 0.3, 0.3), Box(0.0, 0.0, 0.1, 0.1)]
     shown = within(np.array([0.25, 0.25, 0.75, 0.75]), boxes)
-    np.testing.assert_allclose(shown, [(0, 0.5, 0.5, 1), (0, 0, 0.1, 0.1), (0, 0, 0, 0)], atol=1e-9)
+    np.testing.assert_allclose(np.array(shown), [(0, 0.5, 0.5, 1), (0, 0, 0.1, 0.1), (0, 0, 0, 0)], atol=1e-9)
     heat = np.zeros((4, 4))
     heat[0, 2] = 1
     assert judge(heat, shown[:1]).hit

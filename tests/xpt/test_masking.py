@@ -19,7 +19,7 @@ def test_the_region_is_chest_lung_or_their_mean():
         is_valid_BL=torch.ones(2, 6400, dtype=torch.bool),
         position_B=torch.arange(2),
         weight_B=torch.ones(2),
-        window_B4=np.tile(np.float32([0, 0, 1, 1]), (2, 1)),
+        window_B4=np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)),
         keys=["a", "b"],
         replaced=0,
     )

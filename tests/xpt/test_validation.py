@@ -28,7 +28,7 @@ def batch(films) -> Batch:
         is_valid_BL=valid,
         position_B=position,
         weight_B=torch.tensor([1.0, 1.0, 0.0]),
-        window_B4=np.tile(np.float32([0, 0, 1, 1]), (3, 1)),
+        window_B4=np.tile(np.array([0, 0, 1, 1], np.float32), (3, 1)),
         keys=["a", "b", "c"],
         replaced=0,
     )
