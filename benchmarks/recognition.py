@@ -57,7 +57,7 @@ MODEL = (
 )
 PRETRAINING = (
     *("--model.decoder_width", "128", "--model.decoder_depth", "2", "--model.decoder_heads", "4"),
-    *("--model.norm_targets", "--train.batch", "32", "--train.micro_batch", "32"),
+    *("--train.batch", "32", "--train.micro_batch", "32"),
     *("--train.base_lr", "0.012", "--train.eval_films", "256"),
 )
 TRAINING = ("--train.batch", "16", "--train.micro_batch", "16", "--train.base_lr", "0.016")
