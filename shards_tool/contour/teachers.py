@@ -100,7 +100,7 @@ def _mean_lung(segmenter: Segmenter, canvas: Map) -> Map:
     views = []
     for zoom, degrees, mirror in itertools.product((0.88, 1.0), (-5, 0, 5), (1, -1)):
         matrix = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), degrees, zoom)
-        view = cv2.warpAffine(canvas, matrix, (side, side))[:, ::mirror]
+        view = cv2.warpAffine(canvas, matrix, (side, side))[:, ::mirror].astype(np.float32)
         lung = np.ascontiguousarray(segmenter(view).lung[:, ::mirror])
         views.append(
             cv2.warpAffine(lung, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
