@@ -2,11 +2,10 @@
 
     python -m benchmarks.report_generation --work FOLDER [--json FILE]
 
-An encoder learns the findings of the training patients, as `--task recognition` does it. From it a small
-model learns the impressions of both languages, once per seed, and writes those of patients that no model has
-seen. Films are those of `benchmarks.recognition` (the same ones, in the same FOLDER). Beside the model: the
-commonest report, that of the nearest training study, and its own reports given to other patients. What is
-done in FOLDER is not done again.
+An encoder is pretrained without labels and texts, as in `benchmarks.recognition` (in the same FOLDER it is
+the same one). From it a small model learns the impressions of both languages, once per seed, and writes those of
+patients that no model has seen. Beside the model: the commonest report, that of the nearest training
+study, and its own reports given to other patients. What is done in FOLDER is not done again.
 """
 
 import json
@@ -22,9 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.phantom_shards import large_findings_shards
-from benchmarks.recognition import GRID, TRAINING, step
 from benchmarks.recognition import MODEL as ENCODER
-from xpt.best import BEST
+from benchmarks.recognition import pretrained_encoder
 from xpt.files import write_atomically
 from xpt.report_scores import FREQUENT, MODEL, NEAREST, SHUFFLED
 
@@ -48,8 +46,7 @@ class Options:
     """Where archive, shards and runs lie."""
     json: Path | None = None
     patients: int = 6_000
-    labelled_images: int = 32_000
-    """Seen while the encoder learns the findings."""
+    pretrain_images: int = 120_000
     studies: int = 32_000
     """Seen in training, per seed."""
 
@@ -58,20 +55,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     options.work.mkdir(parents=True, exist_ok=True)
     shards = large_findings_shards(options.work, patients=options.patients, side=160)
-    encoder = step(
-        options.work / "labels",
-        "xpt/finetune.py",
-        *("--data.path", str(shards), "--train.images", str(options.labelled_images), *ENCODER, *GRID),
-        *(
-            "--train.warmup_images",
-            "2000",
-            "--train.eval_images",
-            "4000",
-            "--train.checkpoint_images",
-            "8000",
-        ),
-        *("--recognition.layer_decay", "1.0", *TRAINING),
-    )
+    encoder = pretrained_encoder(options.work, shards, options.pretrain_images)
     found = {seed: _evaluated(options, shards, encoder, seed) for seed in SEEDS}
     table = Table("language", "who", *(f"seed {seed}: finding F1" for seed in SEEDS))
     for language in ("en", "zh"):
@@ -97,7 +81,7 @@ def _evaluated(options: Options, shards: Path, encoder: Path, seed: int) -> dict
             *("--data.path", str(shards), "--run_dir", str(run), "--train.seed", str(seed)),
             *(
                 "--init",
-                str(encoder / BEST),
+                str(encoder),
                 "--train.images",
                 str(options.studies),
                 *MODEL_FLAGS,

@@ -194,6 +194,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Path:
     """An archive, shards, one run of each kind and an exported model, all tiny."""
     folder = tmp_path_factory.mktemp("made")
     write_archive(folder / "archive", patients=16, seed=1, side=128)
+    shutil.rmtree(folder / "archive" / "masks")  # PNGs, which would be taken for films
     films = sorted((folder / "archive").rglob("*.dcm"))
     shutil.copy(films[0], folder / "film.dcm")
     truth = [json.loads(line) for line in (folder / "archive" / "truth.jsonl").read_text().splitlines()]
