@@ -3,9 +3,9 @@
     python -m benchmarks.report_generation --work FOLDER [--json FILE]
 
 An encoder is pretrained without labels and texts, as in `benchmarks.recognition` (in the same FOLDER it is
-the same one). From it a small model learns the impressions of both languages, once per seed, and writes those of
-patients that no model has seen. Beside the model: the commonest report, that of the nearest training
-study, and its own reports given to other patients. What is done in FOLDER is not done again.
+the same one). From it a small model learns the impressions of both languages, once per seed, and writes
+those of patients that no model has seen. Beside the model: the commonest report, that of the nearest
+training study, and its own reports given to other patients. What is done in FOLDER is not done again.
 """
 
 import json
