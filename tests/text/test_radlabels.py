@@ -1,4 +1,4 @@
-"""The rules against labels that others made: the 1,000 synthetic reports that come with the package radlabels.
+"""The rules against labels that others made: 1,000 synthetic reports that come with the package radlabels.
 
 The package itself needs a language model to run; only its samples are read, from its wheel.
 """
@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 

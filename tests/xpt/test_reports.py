@@ -146,6 +146,33 @@ def test_the_text_is_read_from_the_image(whole: Path, rank, monkeypatch: pytest.
 
 
 @pytest.mark.launch
+def test_two_ranks_with_partitioned_weights_learn_the_same(reported: Path, whole: Path, tmp_path: Path):
+    """ZeRO 3 gathers the weights of all that a step uses: encoder, connector, decoder, both languages."""
+    (tmp_path / "zero3.json").write_text(
+        json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}})
+    )
+    flags = (
+        "--ds_config",
+        str(tmp_path / "zero3.json"),
+        "--train.images",
+        "128",
+        "--train.eval-images",
+        "64",
+    )
+    run = start(tmp_path / "run", reported, *flags, ranks=2, job="finetune", base=TINY)
+    assert run.wait(timeout=200) == [0, 0], run.output()
+
+    def first(folder: Path) -> dict[str, float]:
+        """The end of the warm-up, to which the length of a run makes no difference."""
+        return next(row for row in rows(folder) if row["images"] == 64 and "loss" in row)
+
+    ours, theirs = first(run.folder), first(whole)
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-2)
+    assert (run.folder / BEST).exists()
+
+
+@pytest.mark.launch
 def test_one_film_becomes_a_report_in_the_language_asked_for(whole: Path, reported: Path, tmp_path: Path):
     films = reported.parent / "films"
 
