@@ -79,14 +79,9 @@ def _evaluated(options: Options, shards: Path, encoder: Path, seed: int) -> dict
         command = [
             *(sys.executable, "xpt/finetune.py", "--preset", "demo", "--task", "report"),
             *("--data.path", str(shards), "--run_dir", str(run), "--train.seed", str(seed)),
-            *(
-                "--init",
-                str(encoder),
-                "--train.images",
-                str(options.studies),
-                *MODEL_FLAGS,
-                *TRAIN_FLAGS,
-            ),
+            *("--init", str(encoder), "--train.images", str(options.studies)),
+            *MODEL_FLAGS,
+            *TRAIN_FLAGS,
         ]
         subprocess.run(command, check=True, env=environment)
         subprocess.run([sys.executable, "xpt/evaluate.py", str(run)], check=True, env=environment)

@@ -92,6 +92,7 @@ def embed(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
     splits = filled_splits(shards) if split == "all" else [split]
+    data = DataConfig(crop_to=crop_to)
     width = settings["embed_dim"]
     vector = pa.list_(pa.float32(), width)
     schema = pa.schema(
@@ -107,7 +108,6 @@ def embed(
             for name in splits:
                 films = open_shards(shards, name)
                 task = progress.add_task(name, total=len(films))
-                data = DataConfig(crop_to=crop_to)
                 for table in _features(encoder, settings, films, data, schema, batch, device):
                     writer.write_table(table)
                     rows += len(table)

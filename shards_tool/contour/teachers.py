@@ -46,10 +46,15 @@ def annotated(data: Path, sources: tuple[str, ...]) -> list[Annotated]:
     Args:
         data: a folder with `labels.csv` (columns file, mask, source, patient) and the files that it names.
     """
-    with (data / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     names = [field.name for field in dataclasses.fields(Annotated)]
-    return [Annotated(**{n: r[n] for n in names}) for r in rows if r["mask"] and r["source"] in sources]
+    return [
+        Annotated(**{n: r[n] for n in names}) for r in _rows(data) if r["mask"] and r["source"] in sources
+    ]
+
+
+def _rows(data: Path) -> list[dict[str, str]]:
+    with (data / "labels.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def fold_of(films: list[Annotated], folds: int) -> dict[str, int]:
@@ -79,9 +84,7 @@ def marked_by(segmenter: Segmenter, data: Path, sources: tuple[str, ...]) -> Ite
     in doubt are left out. A network that learns its teacher's means on distorted films exceeds the teacher
     (noisy student, arXiv 1911.04252).
     """
-    with (data / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
+    for row in _rows(data):
         is_frontal = row["view"] in ("PA", "AP", "AP Supine") and row["orientation"] == "upright"
         if row["source"] not in sources or row["mask"] or not is_frontal:
             continue

@@ -3,16 +3,27 @@
 import shutil
 from pathlib import Path
 
+import cv2
 import pytest
 
 from shards_tool.build import build
-from tests.shards_tool.archive import SMALL, write_archive, write_key
+from tests.shards_tool.archive import SMALL, picture, twelve_bit, write_archive, write_dicom, write_key
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     root = tmp_path / "archive"
     write_archive(root)
+    return root
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Four DICOM files in a folder, and a PNG beside it."""
+    root = tmp_path / "films"
+    for seed in range(4):
+        write_dicom(root / "a" / f"{seed}.dcm", twelve_bit(seed), seed=seed)
+    cv2.imwrite(str(root / "b.png"), picture(9))
     return root
 
 

@@ -21,7 +21,7 @@ from shards_tool.build import build
 from shards_tool.schema import QUARANTINE, SAMPLES
 from shards_tool.settings import BuildStoppedError
 from shards_tool.sources import source_of, walk
-from tests.shards_tool.archive import SMALL, picture, records_of, tree, twelve_bit, write_dicom
+from tests.shards_tool.archive import SMALL, picture, records_of, tree
 from tests.shards_tool.test_sources import packed
 
 
@@ -55,15 +55,6 @@ def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     connected(server, monkeypatch).mkdir("films")
     yield connected(server, monkeypatch)
     connected(server, monkeypatch).rm("films", recursive=True)
-
-
-@pytest.fixture
-def films(tmp_path: Path) -> Path:
-    root = tmp_path / "films"
-    for seed in range(4):
-        write_dicom(root / "a" / f"{seed}.dcm", twelve_bit(seed), seed=seed)
-    cv2.imwrite(str(root / "b.png"), picture(9))
-    return root
 
 
 def upload(store: Any, folder: Path, place: str) -> str:

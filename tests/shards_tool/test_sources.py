@@ -21,7 +21,7 @@ from shards_tool import archives
 from shards_tool.build import build
 from shards_tool.schema import QUARANTINE, SAMPLES
 from shards_tool.sources import Found, source_of, walk
-from tests.shards_tool.archive import SMALL, picture, tree, twelve_bit, write_dicom
+from tests.shards_tool.archive import SMALL, picture, tree
 
 
 def found_in(tmp_path: Path, *sources: str | Path) -> dict[str, Found]:
@@ -31,15 +31,6 @@ def found_in(tmp_path: Path, *sources: str | Path) -> dict[str, Found]:
 
 def content_of(tmp_path: Path, source: str | Path, path: str) -> bytes:
     return source_of(source, tmp_path / "spool").root.read(path)
-
-
-@pytest.fixture
-def films(tmp_path: Path) -> Path:
-    root = tmp_path / "films"
-    for seed in range(4):
-        write_dicom(root / "a" / f"{seed}.dcm", twelve_bit(seed), seed=seed)
-    cv2.imwrite(str(root / "b.png"), picture(9))
-    return root
 
 
 NAMES = ("a/0.dcm", "a/1.dcm", "a/2.dcm", "a/3.dcm", "b.png")
