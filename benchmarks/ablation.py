@@ -37,11 +37,11 @@ from benchmarks.recognition import MODEL, PRETRAINING
 from xpt.command_line import parse
 from xpt.config import Config
 from xpt.data.index import open_shards
+from xpt.data.labels import check_disjoint
 from xpt.data.samples import read_samples
 from xpt.files import write_atomically
 from xpt.flops import work
 from xpt.metrics import auroc_draws, interval
-from xpt.tasks.labels import check_disjoint
 
 SAME = 0.02
 """Arms whose FLOPs per image differ by less than this share are not trained for equal compute."""

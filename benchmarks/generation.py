@@ -15,8 +15,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from xpt.generation import GenerationConfig, beam_search
 from xpt.models.report_decoder import Memory, ReportDecoder
+from xpt.tasks.generation import GenerationConfig, beam_search
 from xpt.text.tokenizer import LANGUAGE_TOKEN
 
 

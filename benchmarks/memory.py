@@ -23,14 +23,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from xpt import distributed
 from xpt.command_line import parse
 from xpt.config import Config
-from xpt.distributed import Rank
-from xpt.engine import read_ds_config, resolved, start_engine
 from xpt.memory import GB, Memory, pretraining_memory
 from xpt.models.mae import MAE
-from xpt.schedule import parameter_groups
+from xpt.training import distributed
+from xpt.training.distributed import Rank
+from xpt.training.engine import read_ds_config, resolved, start_engine
+from xpt.training.schedule import parameter_groups
 
 ROOT = Path(__file__).parent.parent
 STEPS = 2

@@ -2,6 +2,10 @@
 
 import csv
 import dataclasses
+import multiprocessing
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +36,10 @@ def large_findings_shards(
     archive = work / f"archive-{patients}-{side}"
     shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
     if not (archive / "metadata.csv").exists():
-        rows = []
-        for number in range(patients):
-            study = with_large_findings(plan_patient(SEED, number, side=side)[0], number)
-            make_film(archive, study)
-            rows.append(_row(study))
+        first = (plan_patient(SEED, number, side=side)[0] for number in range(patients))
+        studies = [with_large_findings(study, number) for number, study in enumerate(first)]
+        make_films(archive, studies)
+        rows = [_row(study) for study in studies]
         with (archive / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -46,6 +49,13 @@ def large_findings_shards(
         settings = BuildSettings(side=side, shard_size=64, fractions=fractions)
         build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
     return shards
+
+
+def make_films(archive: Path, studies: Iterable[Study]) -> None:
+    """With all cores, in spawned processes, because this one has threads."""
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(partial(make_film, archive), studies, chunksize=16):
+            pass
 
 
 def with_large_findings(study: Study, number: int) -> Study:

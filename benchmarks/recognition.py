@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -33,9 +32,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.phantom_shards import large_findings_shards
+from benchmarks.phantom_shards import large_findings_shards, make_films
 from shards_tool.build import build
-from shards_tool.phantom.archive import make_film
 from shards_tool.phantom.findings import FINDINGS, NODULE, draw_finding
 from shards_tool.phantom.study import plan_patient
 from shards_tool.settings import BuildSettings
@@ -43,9 +41,9 @@ from xpt.config import DataConfig
 from xpt.data.index import open_shards
 from xpt.data.loader import evaluation_loader
 from xpt.data.samples import read_samples
+from xpt.evaluation.predictions import Predictions, read_predictions
 from xpt.files import write_atomically
 from xpt.metrics import Difference, Statistic, auroc_draws, paired_difference
-from xpt.predictions import Predictions, read_predictions
 
 SEEDS = (0, 1, 2)
 PROBES = ("logistic", "knn", "attentive")
@@ -153,7 +151,7 @@ def nodule_shards(options: Options) -> Path:
     """One film per patient, every second with 6 to 12 nodules of 5 to 12 mm and nothing else."""
     archive = options.work / "nodules"
     if not (archive / "metadata.csv").exists():
-        rows = []
+        studies, rows = [], []
         for number in range(options.nodule_patients):
             study = plan_patient(12, number, side=512)[0]
             rng = np.random.default_rng((12, number))
@@ -162,10 +160,11 @@ def nodule_shards(options: Options) -> Path:
                 for _ in range(int(rng.integers(6, 13)) if number % 2 else 0)
             )
             study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, findings=found))
-            make_film(archive, study)
+            studies.append(study)
             rows.append(
                 {"file": study.file, "patient": study.person.patient_id, f"label:{NODULE}": number % 2}
             )
+        make_films(archive, studies)
         with (archive / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -235,12 +234,7 @@ def grey_values(data: Path) -> Predictions:
             DataConfig(crop_to="chest", threads=1, readers=1),
             side=24,
             patch=8,
-            seed=0,
             batch=32,
-            world_size=1,
-            rank=0,
-            films=None,
-            device=torch.device("cpu"),
         ) as batches:
             for batch in batches:
                 rows.append(batch.image_BCHW[batch.weight_B > 0].flatten(1).numpy() / 255)

@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks.phantom_shards import large_findings_shards
 from benchmarks.recognition import MODEL as ENCODER
 from benchmarks.recognition import pretrained_encoder
+from xpt.evaluation.report_scores import FREQUENT, MODEL, NEAREST, SHUFFLED
 from xpt.files import write_atomically
-from xpt.report_scores import FREQUENT, MODEL, NEAREST, SHUFFLED
 
 SEEDS = (0, 1, 2)
 MODEL_FLAGS = (

@@ -35,6 +35,8 @@ class Phantom:
     """Folder to write."""
     patients: int = 40
     seed: int = 0
+    side: int = 1440
+    """Typical longest side in pixels; films vary by a tenth around it."""
     workers: int | None = None
     """Processes; by default one per CPU."""
 
@@ -42,7 +44,7 @@ class Phantom:
         from shards_tool.phantom import write_archive
 
         workers = self.workers if self.workers is not None else cpu_count()
-        write_archive(self.out, patients=self.patients, seed=self.seed, workers=workers)
+        write_archive(self.out, patients=self.patients, seed=self.seed, side=self.side, workers=workers)
         return 0
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 Grey = npt.NDArray[Any]
@@ -45,11 +46,22 @@ class Film:
     """Whether the source says that there is writing in it."""
 
 
+MASK_VALUES = 8
+"""A picture of at most so many grey values is drawn, not exposed."""
+
+
 def check_content(pixels_HW: Grey) -> None:
-    """Raises ValueError for a picture of one grey level."""
+    """Whether there is a film in the picture.
+
+    Raises:
+        ExcludedError: at most `MASK_VALUES` grey values: a mask of the lungs, say, that lies among the films.
+        ValueError: one grey value.
+    """
     few = pixels_HW[::64, ::64]
-    if few.min() < few.max():  # nearly every film, without looking at every pixel
+    if few.size and len(np.unique(few)) > MASK_VALUES:  # nearly every film, without looking at every pixel
         return
-    low = int(pixels_HW.min())
-    if low == int(pixels_HW.max()):
-        raise ValueError(f"no content: every pixel has the value {low}")
+    values = np.unique(pixels_HW)
+    if len(values) == 1:
+        raise ValueError(f"no content: every pixel has the value {values[0]}")
+    if len(values) <= MASK_VALUES:
+        raise ExcludedError(f"a mask or a drawing, no film: it has {len(values)} grey values")

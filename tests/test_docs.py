@@ -141,7 +141,7 @@ SMALLER = {
     "xpt-train": f"{ENCODER} {DECODER} {STEPS} --train.probe-films 0",
     "xpt-finetune": f"{ENCODER} {STEPS} {FINDINGS}",
     "xpt-finetune report": f"{ENCODER} {STEPS} {REPORTS}",
-    "xpt-doctor": "--no-environment",  # tests/xpt/test_environment.py
+    "xpt-doctor": "--no-environment",  # tests/xpt/training/test_environment.py
     "xpt-evaluate": "--examples 1",
     "xpt-shards build": "--side 96 --workers 0",
     "xpt-shards merge": "--side 96 --workers 0",

@@ -16,9 +16,19 @@ TRAINING_OF_THE_CONTOUR = {"shards_tool/contour/model.py", "shards_tool/contour/
 """What learns the contour network has torch; what runs it has not, and nothing of the tool imports these."""
 READS_FILMS = "xpt/data/film.py"
 """The one place where a single film is read as the shard tool reads it."""
-READS_JSON = "xpt/saved.py"
+READS_JSON = "xpt/training/saved.py"
 """Reads checkpoints' descriptions as shards' JSON is read, and needs no data set for that."""
 TRAINING_MODULES = {"shards_tool.contour.model", "shards_tool.contour.train"}
+
+
+LAYERS = (
+    ("files", "metrics", "command_line", "config"),
+    ("data", "models", "text", "report_config", "finetune_config", "flops", "memory", "estimate"),
+    ("evaluation", "training"),
+    ("monitoring",),
+    ("tasks",),
+)
+"""Of `xpt`, from the ground up. The programs stand on all of them."""
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
@@ -32,6 +42,12 @@ def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
             assert node.module is not None
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> int:
+    """The number of the layer of `xpt` that a module is in; what is in none is a program, above all."""
+    found = (k for k, names in enumerate(LAYERS) for n in names if is_under(module, f"xpt.{n}"))
+    return next(found, len(LAYERS))
 
 
 def is_under(module: str, package: str) -> bool:
@@ -55,9 +71,9 @@ def test_imports_run_one_way(path: Path):
             assert all(n == "shards_tool" or is_under(n, "shards_tool.schema") for n in of_tool)
         of_format = of_tool - {"shards_tool.schema", "shards_tool.schema.parse_json"}
         assert not of_tool or place.parts[1] == "data" or (place.as_posix() == READS_JSON and not of_format)
-    if place.parts[:2] in {("xpt", "models"), ("xpt", "data")}:
-        upper = ("xpt.engine", "xpt.train", "xpt.checkpoint", "xpt.validation", "xpt.telemetry", "xpt.tasks")
-        assert not [n for n in names if any(is_under(n, u) for u in upper)]
+        own = layer(".".join(place.with_suffix("").parts))
+        above = [n for n in names if is_under(n, "xpt") and n != "xpt" and layer(n) > own]
+        assert not above, f"{place} imports from a layer above it"
     if place.parts[:2] == ("xpt", "models"):
         assert not [n for n in names if is_under(n, "xpt.data")]
 
@@ -66,7 +82,7 @@ def test_imports_run_one_way(path: Path):
 def test_heavy_libraries_have_one_home(path: Path):
     place = path.relative_to(ROOT)
     names = set(imports(path))
-    if place.as_posix() != "xpt/engine.py":
+    if place.as_posix() != "xpt/training/engine.py":
         assert not [n for n in names if is_under(n, "deepspeed")]
     if place.parts[:2] != ("xpt", "data"):
         assert not [n for n in names if is_under(n, "nvidia.dali")]

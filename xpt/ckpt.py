@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from xpt.saved import fault_of, folders, read, remove, surplus
+from xpt.training.saved import fault_of, folders, read, remove, surplus
 
 log = logging.getLogger("xpt")
 

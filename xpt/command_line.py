@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -33,10 +34,10 @@ def parse_run(arguments: Sequence[str], presets: Mapping[str, Callable[[], R]], 
         raise ValueError(f"--preset {name}: no such preset. {hint}There are: {', '.join(presets)}.")
     start = presets[name]()
     config = tyro.cli(type(start), default=start, args=arguments, description=type(start).__doc__)
-    if not config.data.path:
-        data = dataclasses.replace(config.data, path=os.environ.get("XPT_DATA", ""))
-        config = dataclasses.replace(config, data=data)
-    return config
+    path = config.data.path or os.environ.get("XPT_DATA", "")
+    if path:  # whoever reads the run's configuration later may stand elsewhere
+        path = str(Path(path).absolute())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
 
 
 def _flag_value(arguments: Sequence[str], flag: str) -> str | None:

@@ -29,8 +29,6 @@ from xpt.command_line import parse_run
 from xpt.config import PRESETS, Config, check
 from xpt.data.index import filled_splits, open_shards
 from xpt.data.trial import ReadRate, read_rate
-from xpt.engine import read_ds_config, resolved
-from xpt.environment import Check, check_environment, faults
 from xpt.estimate import (
     Device,
     Estimate,
@@ -42,7 +40,9 @@ from xpt.estimate import (
 )
 from xpt.files import write_atomically
 from xpt.memory import GB
-from xpt.telemetry import set_up_logging
+from xpt.training.engine import read_ds_config, resolved
+from xpt.training.environment import Check, check_environment, faults
+from xpt.training.telemetry import set_up_logging
 
 READ_SECONDS = 3.0
 ASSUMED_MFU = 0.35

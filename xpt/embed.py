@@ -30,7 +30,7 @@ from xpt.data.samples import read_samples
 from xpt.files import sync_folder
 from xpt.models.classifier import mean_of_valid
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
-from xpt.telemetry import set_up_logging
+from xpt.training.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
 
@@ -44,8 +44,8 @@ class Options:
     out: Path
     """Parquet file to write: key, patient, split, and the features `cls` and `mean`, [D] float32 each."""
     split: Literal["train", "val", "test", "all"] = "all"
-    crop_to: Literal["frame", "chest"] = "frame"
-    """What is shown of each film, as `data.crop_to` of training."""
+    crop_to: Literal["frame", "chest"] | None = None
+    """What is shown of each film; by default what the model was trained on (`data.crop_to`)."""
     batch: int = 8
     """Films per forward pass."""
 
@@ -73,12 +73,13 @@ def embed(
     out: Path,
     *,
     split: str = "all",
-    crop_to: Literal["frame", "chest"] = "frame",
+    crop_to: Literal["frame", "chest"] | None = None,
     batch: int = 8,
 ) -> int:
     """Write one row per film to `out`; films that are damaged are left out, with a warning by the loader.
 
-    `cls` is the class token, `mean` the mean of the tokens of patches that are not letterbox bars.
+    `cls` is the class token, `mean` the mean of the tokens of patches that are not letterbox bars. Films are
+    shown as in the training of `model` unless `crop_to` says otherwise.
 
     Returns:
         The number of rows.
@@ -88,11 +89,11 @@ def embed(
     """
     if out.exists():
         raise ValueError(f"{out} exists already; give another file")
-    encoder, settings = _open_model(model)
+    encoder, settings, trained_on = _open_model(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
     splits = filled_splits(shards) if split == "all" else [split]
-    data = DataConfig(crop_to=crop_to)
+    data = DataConfig(crop_to=crop_to or trained_on)
     width = settings["embed_dim"]
     vector = pa.list_(pa.float32(), width)
     schema = pa.schema(
@@ -121,12 +122,16 @@ def embed(
     return rows
 
 
-def _open_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _open_model(folder: Path) -> tuple[nn.Module, dict[str, Any], Literal["frame", "chest"]]:
+    """The encoder, the arguments that timm makes it with, and what it was shown of each film."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"--model {folder}: no config.json; make the folder with: xpt-export RUN {folder}")
-    settings = json.loads(path.read_bytes())["model_args"]
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), settings
+    content = json.loads(path.read_bytes())
+    if "crop_to" not in content:
+        raise ValueError(f"--model {folder}: its config.json is not of xpt-export: it has no crop_to")
+    encoder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return encoder, content["model_args"], content["crop_to"]
 
 
 def _features(
@@ -149,11 +154,7 @@ def _features(
             data,
             side=settings["img_size"],
             patch=settings["patch_size"],
-            seed=0,
             batch=min(size, len(films)),
-            world_size=1,
-            rank=0,
-            films=None,
             device=device,
         ) as batches,
     ):

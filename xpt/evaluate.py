@@ -21,22 +21,22 @@ import numpy as np
 import tyro
 from jaxtyping import Float, UInt8
 
-from xpt import distributed
-from xpt.batches import whole_frames
-from xpt.best import BEST, Trained, load_best, load_writer, read_best
 from xpt.data.index import select_rows
 from xpt.data.reader import DataError
-from xpt.distributed import Rank
 from xpt.evaluate_reports import evaluate_reports
+from xpt.evaluation.heatmaps import heat_maps
+from xpt.evaluation.localisation import Box, Found, judge, read_boxes, within
+from xpt.evaluation.page import Example, page
+from xpt.evaluation.predictions import Predictions, read_predictions, write_predictions
+from xpt.evaluation.scores import compared, scores_of
 from xpt.files import without_nan, write_atomically
-from xpt.heatmaps import heat_maps
-from xpt.localisation import Box, Found, judge, read_boxes, within
 from xpt.metrics import interval
-from xpt.page import Example, page
-from xpt.predictions import Predictions, read_predictions, write_predictions
-from xpt.scores import compared, scores_of
+from xpt.tasks.best import BEST, Trained, load_best, load_writer, read_best
 from xpt.tasks.recognition import Labelled
-from xpt.telemetry import set_up_logging
+from xpt.training import distributed
+from xpt.training.batches import whole_frames
+from xpt.training.distributed import Rank
+from xpt.training.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
 FAILED = 2

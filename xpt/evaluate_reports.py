@@ -13,16 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from xpt.batches import whole_frames
-from xpt.best import TrainedWriter
 from xpt.data.index import open_shards
-from xpt.distributed import Rank
-from xpt.files import without_nan, write_atomically
-from xpt.looking import looks
-from xpt.models.classifier import mean_of_valid
-from xpt.models.report_decoder import ReportDecoder
-from xpt.report_page import Look, ReportExample, Text, report_page
-from xpt.report_scores import (
+from xpt.evaluation.looking import looks
+from xpt.evaluation.report_page import Look, ReportExample, Text, report_page
+from xpt.evaluation.report_scores import (
     FREQUENT,
     MODEL,
     NEAREST,
@@ -33,11 +27,17 @@ from xpt.report_scores import (
     rows_of,
     shuffled,
 )
+from xpt.files import without_nan, write_atomically
+from xpt.models.classifier import mean_of_valid
+from xpt.models.report_decoder import ReportDecoder
+from xpt.tasks.best import TrainedWriter
 from xpt.tasks.report import ReportWriting, Written, look
 from xpt.tasks.studies import Studies
 from xpt.text.findings import mentions
 from xpt.text.normalise import Language
 from xpt.text.r2gen import IU_XRAY, MIMIC_CXR
+from xpt.training.batches import whole_frames
+from xpt.training.distributed import Rank
 
 log = logging.getLogger("xpt")
 PROTOCOLS = {"r2gen": IU_XRAY, "r2gen_mimic": MIMIC_CXR}

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from kernels.patches import normalize_pixels, patchify
 from xpt.config import EncoderConfig
-from xpt.engine import checkpoint_weights
 from xpt.files import sync_file, sync_folder
 from xpt.model_card import model_card
 from xpt.models.encoder import Encoder, encoder_of
 from xpt.models.init import load_encoder
 from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
-from xpt.saved import newest
-from xpt.telemetry import set_up_logging
+from xpt.training.engine import checkpoint_weights
+from xpt.training.saved import newest
+from xpt.training.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
 MOST_DIFFERENCE = 1e-3
@@ -79,13 +79,13 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
     if out.exists():
         raise ValueError(f"{out} exists already; give another folder")
     weights = checkpoint_weights(found.folder)
-    settings = found.description["config"]["model"]
+    settings, crop_to = found.description["config"]["model"], found.description["config"]["data"]["crop_to"]
     encoder = trained_encoder(weights, settings, str(found.folder))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         save_file(_whole(encoder.state_dict()), folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(timm_config(settings), indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(timm_config(settings, crop_to), indent=2) + "\n")
         image_BCHW = torch.randint(0, 256, (1, CHANNELS, *[settings["side"]] * 2), dtype=torch.uint8)
         model = FromPixels(encoder).eval()
         with torch.no_grad():
@@ -123,14 +123,15 @@ def trained_encoder(weights: dict[str, Tensor], settings: dict[str, Any], source
     return encoder
 
 
-def timm_config(settings: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` of timm's hub layout for the `model` section of a run."""
+def timm_config(settings: dict[str, Any], crop_to: str) -> dict[str, Any]:
+    """`config.json` of timm's hub layout for the `model` section of a run, with its `data.crop_to`."""
     size = [CHANNELS, settings["side"], settings["side"]]
     return {
         "architecture": ARCHITECTURES.get(settings["width"], "vit_base_patch16_224"),
         "num_classes": 0,
         "num_features": settings["width"],
         "global_pool": "token",
+        "crop_to": crop_to,
         "model_args": {
             "img_size": settings["side"],
             "patch_size": settings["patch"],

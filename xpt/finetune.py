@@ -19,13 +19,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from xpt import checkpoint, distributed, memory
-from xpt.batches import training_batches, validation_batches
-from xpt.best import BEST
+from xpt import memory
 from xpt.config import as_json
-from xpt.distributed import Rank
-from xpt.ema import Ema
-from xpt.engine import (
+from xpt.files import write_atomically
+from xpt.finetune_config import FinetuneConfig, parse
+from xpt.models.classifier import Classifier
+from xpt.models.init import load_encoder, read_weights
+from xpt.models.report_model import ReportModel
+from xpt.tasks.best import BEST
+from xpt.tasks.choice import task_of
+from xpt.tasks.frozen import fit_frozen
+from xpt.tasks.recognition import Recognition
+from xpt.tasks.task import Task
+from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
+from xpt.training import checkpoint, distributed
+from xpt.training.batches import training_batches, validation_batches
+from xpt.training.distributed import Rank
+from xpt.training.ema import Ema
+from xpt.training.engine import (
     checkpoint_weights,
     gradient_norm,
     readable_module,
@@ -34,23 +45,13 @@ from xpt.engine import (
     whole_weights,
     zero_stage,
 )
-from xpt.files import write_atomically
-from xpt.finetune_config import FinetuneConfig, parse
-from xpt.hands import Hands
-from xpt.interval import Interval
-from xpt.models.classifier import Classifier
-from xpt.models.init import load_encoder, read_weights
-from xpt.models.report_model import ReportModel
-from xpt.saved import newest
-from xpt.schedule import layer_groups, learning_rate
-from xpt.stragglers import Stragglers
-from xpt.tasks.choice import task_of
-from xpt.tasks.frozen import fit_frozen
-from xpt.tasks.recognition import Recognition
-from xpt.tasks.task import Task
-from xpt.telemetry import Pace, RunLog, write_provenance
-from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
-from xpt.watchdog import Watchdog, limit_start
+from xpt.training.hands import Hands
+from xpt.training.interval import Interval
+from xpt.training.saved import newest
+from xpt.training.schedule import layer_groups, learning_rate
+from xpt.training.stragglers import Stragglers
+from xpt.training.telemetry import Pace, RunLog, write_provenance
+from xpt.training.watchdog import Watchdog, limit_start
 
 log = logging.getLogger("xpt")
 

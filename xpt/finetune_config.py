@@ -19,7 +19,7 @@ class RecognitionConfig:
     """`full`: all weights; `linear`, `attentive`: a head on the frozen encoder; `logistic`, `knn`: fitted
     on features of whole frames, without training steps."""
     label_map: Literal["nih14", "chexpert", "mimic", "rsna", "phantom", "free"] = "nih14"
-    """Names that the shards' labels may have, and what is learned of them (`xpt/tasks/labels.py`)."""
+    """Names that the shards' labels may have, and what is learned of them (`xpt/data/labels.py`)."""
     findings: tuple[str, ...] = ()
     """What is learned; empty: the label map's. Needed with `free`."""
     kind: Literal["auto", "multi_label", "multi_class"] = "auto"

@@ -83,6 +83,9 @@ def model_card(name: str, run: Path, description: dict[str, Any], errors: dict[s
     about = {
         "architecture": f"ViT, width {model['width']}, depth {model['depth']}, {model['heads']} heads",
         "input": f"{model['side']} x {model['side']} pixels, patches of {model['patch']}",
+        "what is shown of a film": {"frame": "all of it", "chest": "the square around its chest contour"}[
+            config["data"]["crop_to"]
+        ],
     }
     training = {
         "images seen": f"{description['images']:,}",

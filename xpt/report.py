@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from xpt.best import load_writer
 from xpt.data.film import read_study
 from xpt.models.report_decoder import Memory
+from xpt.tasks.best import load_writer
 from xpt.text.normalise import Language
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xpt.report_scores import MODEL
-from xpt.run_page import PAGE
+from xpt.evaluation.report_scores import MODEL
+from xpt.monitoring.run_page import PAGE
 
 
 def summary(run: Path) -> str:

@@ -24,14 +24,20 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from xpt import checkpoint, distributed
-from xpt.batches import training_batches
 from xpt.command_line import parse
 from xpt.config import Config, RunConfig
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.reader import DataError
-from xpt.distributed import Rank
-from xpt.engine import (
+from xpt.files import write_atomically
+from xpt.flops import peak_flops, work
+from xpt.models.attention import attention_kernel
+from xpt.models.mae import MAE
+from xpt.monitoring.evidence import Evidence
+from xpt.monitoring.run_page import PAGE
+from xpt.training import checkpoint, distributed
+from xpt.training.batches import training_batches
+from xpt.training.distributed import Rank
+from xpt.training.engine import (
     gradient_norm,
     read_ds_config,
     resolved,
@@ -39,20 +45,14 @@ from xpt.engine import (
     start_engine,
     zero_stage,
 )
-from xpt.evidence import Evidence
-from xpt.files import write_atomically
-from xpt.flops import peak_flops, work
-from xpt.hands import Hands
-from xpt.interval import Interval, NonFiniteError, Report
-from xpt.masking import region_of
-from xpt.models.attention import attention_kernel
-from xpt.models.mae import MAE
-from xpt.run_page import PAGE
-from xpt.schedule import learning_rate, parameter_groups
-from xpt.stability import Watch, handle_skipped
-from xpt.stragglers import Slowest, Stragglers
-from xpt.telemetry import Pace, RunLog, set_up_logging, write_provenance
-from xpt.watchdog import Watchdog, limit_start
+from xpt.training.hands import Hands
+from xpt.training.interval import Interval, NonFiniteError, Report
+from xpt.training.masking import region_of
+from xpt.training.schedule import learning_rate, parameter_groups
+from xpt.training.stability import Watch, handle_skipped
+from xpt.training.stragglers import Slowest, Stragglers
+from xpt.training.telemetry import Pace, RunLog, set_up_logging, write_provenance
+from xpt.training.watchdog import Watchdog, limit_start
 
 log = logging.getLogger("xpt")
 CRASHED = 1

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from xpt import train
-from xpt.engine import Engine
+from xpt.training.engine import Engine
 
 MARKS = Path(os.environ["HELD_MARKS"])
 EVENTS = os.environ["HELD"].split(",")

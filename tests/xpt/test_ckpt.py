@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.xpt.test_saved import flip_byte, write
+from tests.xpt.training.test_saved import flip_byte, write
 from xpt import ckpt
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from xpt.command_line import parse
@@ -42,6 +44,13 @@ def test_shards_come_from_the_environment_where_no_flag_names_them(monkeypatch: 
     monkeypatch.setenv("XPT_DATA", "/shards")
     assert parse([]).data.path == "/shards"
     assert parse(["--data.path", "/others"]).data.path == "/others"
+
+
+def test_a_run_remembers_its_shards_wherever_it_is_looked_at_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert parse(["--data.path", "shards"]).data.path == str(tmp_path / "shards")
 
 
 def test_unknown_preset_names_the_nearest():

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from xpt import doctor
 from xpt.doctor import examine, parse
-from xpt.environment import Check
+from xpt.training.environment import Check
 
 MACHINE = ["--device", "H100", "--ranks", "8", "--ds_config", "ds_configs/zero2.json"]
 

@@ -23,10 +23,10 @@ from tests.xpt.conftest import start
 from xpt.data.index import manifest_hash
 from xpt.data.samples import count_windows
 from xpt.embed import embed
-from xpt.engine import checkpoint_weights
 from xpt.export import MOST_DIFFERENCE, FromPixels, export, trained_encoder
 from xpt.model_card import what_is_known
-from xpt.saved import newest
+from xpt.training.engine import checkpoint_weights
+from xpt.training.saved import newest
 
 pytestmark = pytest.mark.launch
 

@@ -15,11 +15,11 @@ from tests.xpt.conftest import Run, rows, start
 from xpt import evaluate, finetune
 from xpt.config import EncoderConfig, as_json
 from xpt.data.index import open_shards
-from xpt.distributed import Rank
 from xpt.evaluate import Options
+from xpt.evaluation.predictions import read_predictions
 from xpt.finetune_config import FinetuneConfig, RecognitionConfig, demo, from_json
-from xpt.predictions import read_predictions
 from xpt.tasks.recognition import Recognition
+from xpt.training.distributed import Rank
 
 TINY = [
     *("--preset", "demo", "--model.side", "64", "--model.width", "48", "--model.depth", "2"),
@@ -53,7 +53,7 @@ def whole(labelled_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def rank():
     """This process as the only one of a job."""
-    from xpt import distributed
+    from xpt.training import distributed
 
     yield distributed.start()
     distributed.stop()

@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models.conftest import tiny
+from tests.xpt.models.conftest import tiny
 from xpt.config import Config, MaskConfig, ModelConfig
 from xpt.flops import PEAK_TFLOPS, measured_flops, peak_flops, traffic, work
 from xpt.models.mae import MAE

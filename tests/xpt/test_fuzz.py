@@ -10,7 +10,7 @@ import torch
 
 from tests.faults import faults
 from xpt.models.init import read_saved
-from xpt.saved import DESCRIPTION, newest, read
+from xpt.training.saved import DESCRIPTION, newest, read
 
 pytestmark = pytest.mark.launch
 

@@ -26,12 +26,12 @@ from xpt.config import DataConfig
 from xpt.data.index import open_shards
 from xpt.data.loader import evaluation_loader
 from xpt.data.samples import read_samples
-from xpt.engine import checkpoint_weights
+from xpt.evaluation.probe import knn_scores
 from xpt.export import FromPixels, export, trained_encoder
 from xpt.metrics import auroc
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
-from xpt.probe import knn_scores
-from xpt.saved import newest
+from xpt.training.engine import checkpoint_weights
+from xpt.training.saved import newest
 
 pytestmark = pytest.mark.launch
 SIDE, HALF, PATCH, ZONES = 128, 64, 8, 4
@@ -96,12 +96,7 @@ def films(shards: Path, split: str, side: int) -> Films:
         DataConfig(threads=1),
         side=side,
         patch=PATCH,
-        seed=0,
         batch=8,
-        world_size=1,
-        rank=0,
-        films=None,
-        device=torch.device("cpu"),
     ) as batches:
         for batch in batches:
             counts = batch.weight_B > 0

@@ -11,8 +11,8 @@ from shards_tool.build import build
 from shards_tool.settings import BuildSettings
 from tests.xpt.conftest import rows, start
 from tests.xpt.test_finetune import TINY
-from xpt import distributed
 from xpt.evaluate import Options, evaluate
+from xpt.training import distributed
 
 
 @pytest.mark.realdata

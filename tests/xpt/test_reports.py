@@ -15,16 +15,17 @@ import torch
 from shards_tool.build import build
 from shards_tool.settings import BuildSettings
 from tests.xpt.conftest import rows, start
-from xpt import checkpoint, evaluate, report
-from xpt.best import BEST, load_writer
+from xpt import evaluate, report
 from xpt.config import EncoderConfig, as_json
 from xpt.data.index import open_shards
 from xpt.finetune_config import FinetuneConfig, demo, from_json
 from xpt.report_config import ReportConfig
-from xpt.saved import newest
 from xpt.tasks import studies
+from xpt.tasks.best import BEST, load_writer
 from xpt.tasks.report import ReportWriting
 from xpt.text import scores as text_scores
+from xpt.training import checkpoint
+from xpt.training.saved import newest
 
 TEXTS = {
     True: ("FINDINGS: There is a nodule. IMPRESSION: Nodule.", "影像所见：左肺见结节影。影像诊断：结节。"),
@@ -107,7 +108,7 @@ def whole(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rank():
     """This process as the only one of a job."""
-    from xpt import distributed
+    from xpt.training import distributed
 
     yield distributed.start()
     distributed.stop()

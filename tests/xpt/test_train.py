@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import ROOT
 from tests.xpt.conftest import TINY, free_port, rows, start, trace
 from xpt import train
-from xpt.saved import newest
+from xpt.training.saved import newest
 
 pytestmark = pytest.mark.launch
 

@@ -26,6 +26,8 @@ from xpt.data.order import SampleOrder, evaluation_positions, micro_batch_size, 
 from xpt.data.pipeline import PicturePipeline
 from xpt.data.reader import DataError, Fault, Sample, SampleSource
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Request:
@@ -282,12 +284,12 @@ def evaluation_loader(
     *,
     side: int,
     patch: int,
-    seed: int,
     batch: int,
-    world_size: int,
-    rank: int,
-    films: int | None,
-    device: torch.device,
+    seed: int = 0,
+    world_size: int = 1,
+    rank: int = 0,
+    films: int | None = None,
+    device: torch.device = _CPU,
     groups: Groups | None = None,
 ) -> BatchLoader:
     """The first `films` films (all with None) once each, uncropped, in index order, `batch` per forward.

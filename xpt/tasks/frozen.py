@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xpt.batches import whole_frames
 from xpt.data.index import ShardSet
-from xpt.distributed import Rank
+from xpt.evaluation.predictions import Predictions, write_predictions
+from xpt.evaluation.probe import fit_logistic, knn_scores, macro_auroc
 from xpt.finetune_config import FinetuneConfig
 from xpt.models.classifier import Classifier
-from xpt.predictions import Predictions, write_predictions
-from xpt.probe import fit_logistic, knn_scores, macro_auroc
 from xpt.tasks.recognition import Labelled, Recognition
+from xpt.training.batches import whole_frames
+from xpt.training.distributed import Rank
 
 log = logging.getLogger("xpt")
 SMALLEST = 1e-6

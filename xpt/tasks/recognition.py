@@ -16,13 +16,7 @@ from torch import Tensor, nn
 
 from xpt.data.batch import Batch
 from xpt.data.index import ShardSet, has_split, open_shards, select_rows
-from xpt.data.samples import Samples, read_samples
-from xpt.distributed import gather_objects
-from xpt.finetune_config import FinetuneConfig, RecognitionConfig
-from xpt.metrics import auroc, average_precision
-from xpt.models.classifier import Classifier
-from xpt.predictions import Predictions
-from xpt.tasks.labels import (
+from xpt.data.labels import (
     Kind,
     LabelMap,
     check_both,
@@ -32,6 +26,12 @@ from xpt.tasks.labels import (
     label_map,
     targets,
 )
+from xpt.data.samples import Samples, read_samples
+from xpt.evaluation.predictions import Predictions
+from xpt.finetune_config import FinetuneConfig, RecognitionConfig
+from xpt.metrics import auroc, average_precision
+from xpt.models.classifier import Classifier
+from xpt.training.distributed import gather_objects
 
 log = logging.getLogger("xpt")
 SCORE = "val/auroc"

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from xpt.data.batch import Batch
 from xpt.data.index import ShardSet, has_split, open_shards
-from xpt.distributed import gather_objects, on_first
+from xpt.data.labels import check_disjoint
 from xpt.finetune_config import FinetuneConfig
 from xpt.models.report_decoder import Memory
 from xpt.models.report_model import ReportModel
 from xpt.report_config import ReportConfig
-from xpt.tasks.labels import check_disjoint
 from xpt.tasks.studies import Studies, read_studies
 from xpt.tasks.writer import TOKENIZER, Writer, tokenizer_of
 from xpt.text.findings import asserted_findings
@@ -31,6 +30,7 @@ from xpt.text.scores import finding_scores, word_scores
 from xpt.text.sections import without_headings
 from xpt.text.tokenizer import PAD, ReportTokenizer
 from xpt.text.words import Words, chinese_characters, english_words
+from xpt.training.distributed import gather_objects, on_first
 
 WORDS: dict[Language, Words] = {"en": english_words, "zh": chinese_characters}
 

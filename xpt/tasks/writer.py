@@ -8,11 +8,11 @@ import torch
 from tokenizers import Tokenizer
 
 from xpt.config import EncoderConfig
-from xpt.generation import GenerationConfig, beam_search
 from xpt.models.language_model import LanguageModelDecoder
 from xpt.models.report_decoder import Memory, PoolConnector, QueryConnector, ReportDecoder
 from xpt.models.report_model import ReportModel
 from xpt.report_config import ReportConfig
+from xpt.tasks.generation import GenerationConfig, beam_search
 from xpt.text.normalise import Language
 from xpt.text.tokenizer import LANGUAGE_TOKEN, SPECIAL, ReportTokenizer
 

@@ -1,0 +1,1 @@
+"""What a running pretraining shows of itself: held-out loss, probes, pictures, page, verdict."""

@@ -1,0 +1,99 @@
+"""The best weights of a fine-tuning run, and what they say about validation and test films."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xpt.data.index import open_shards
+from xpt.evaluation.predictions import Predictions
+from xpt.finetune_config import FinetuneConfig, from_json
+from xpt.models.classifier import Classifier
+from xpt.models.init import read_saved
+from xpt.models.report_model import ReportModel
+from xpt.tasks.recognition import Labelled, Recognition, predict
+from xpt.tasks.writer import TOKENIZER, Writer
+from xpt.text.tokenizer import ReportTokenizer
+from xpt.training.batches import whole_frames
+from xpt.training.distributed import Rank
+
+BEST = "best.pt"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """A run's model with its task, on the data set that it was trained on or another."""
+
+    config: FinetuneConfig
+    task: Recognition
+    model: Classifier
+    images: int
+    """When the weights were the best."""
+
+    def predict(self, split: Labelled, rank: Rank) -> Predictions:
+        with whole_frames(split.shards, self.config, rank) as batches:
+            return predict(self.model, batches, split, self.task.map)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedWriter:
+    """A run's model that writes reports."""
+
+    config: FinetuneConfig
+    """Its `run_dir` is where the run lies now."""
+    writer: Writer
+    model: ReportModel
+    images: int
+    """Studies, when the weights were the best."""
+
+
+def read_best(run: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
+    """The configuration of a run, and all that is in its `best.pt`.
+
+    Raises ValueError where there is none, or where it is damaged.
+    """
+    path = run / BEST
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; wanted a run folder of xpt-finetune that has validated")
+    content = read_saved(path)
+    return from_json(content["config"]), content
+
+
+def load_writer(run: Path, device: torch.device) -> TrainedWriter:
+    """The model of a run that learned to write reports; needs no data.
+
+    Raises ValueError where the run is of another task, or its tokenizer another run's.
+    """
+    config, content = read_best(run)
+    if config.task != "report":
+        raise ValueError(f"{run}: a run of the task {config.task}; wanted one of: xpt-finetune --task report")
+    writer = Writer(config.report, ReportTokenizer.load(run / TOKENIZER, content["tokenizer"]))
+    model = writer.model(config.model)
+    model.load_state_dict(content["model"])
+    return TrainedWriter(
+        config=dataclasses.replace(config, run_dir=str(run)),
+        writer=writer,
+        model=model.to(device).eval(),
+        images=content["images"],
+    )
+
+
+def load_best(run: Path, data: str, rank: Rank) -> Trained:
+    """The model of `RUN/best.pt`; `data` is the folder of shards, "" for that of the run.
+
+    Raises ValueError where there is none, where it is damaged, or where its data set is gone.
+    """
+    path = run / BEST
+    config, content = read_best(run)
+    root = Path(data or config.data.path)
+    task = Recognition(config, open_shards(root, "train"), open_shards(root, "val"))
+    if list(task.map.findings) != content["findings"]:
+        raise ValueError(
+            f"{path}: learned {', '.join(content['findings'])}; the label map {config.recognition.label_map} "
+            f"has {', '.join(task.map.findings)} now. Fine-tune again."
+        )
+    model = task.model()
+    model.load_state_dict(content["model"])
+    return Trained(config=config, task=task, model=model.to(rank.device).eval(), images=content["images"])

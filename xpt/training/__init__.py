@@ -1,0 +1,1 @@
+"""What every training run is made of: engine, ranks, checkpoints, schedule, logging, interruptions."""
