@@ -27,20 +27,20 @@ DEMO_RANKS = $(shell $(BIN)/python -c 'import torch; print(min(2, torch.cuda.dev
 DEMO ?= demo
 # A GPU machine has its own PyTorch.
 GPU_PYTHON ?= python3
-DEMO_PATIENTS ?= 80
+DEMO_PATIENTS ?= 320
 DEMO_REPORT_FLAGS ?= --train.images 800 --train.eval-images 800 --train.eval-films 8 \
 	--report.section impression --report.longest 64 --report.select cider
 DEMO_EVALUATE_FLAGS ?= --boxes $(DEMO)/boxes.parquet
 
 demo: install  ## From nothing to a pretrained, fine-tuned and tested model, in about twelve minutes
 	@echo; echo "1. An archive of synthetic chest films: DICOM files, reports, labels and the true outlines."
-	xpt-shards phantom $(DEMO)/archive --patients $(DEMO_PATIENTS) --seed 1
+	xpt-shards phantom $(DEMO)/archive --patients $(DEMO_PATIENTS) --side 720 --seed 1
 	@# The patients are synthetic: their pseudonyms need no secret, and everyone gets the same splits.
 	@test -e $(DEMO)/shards.key || echo 0123456789abcdef0123456789abcdef > $(DEMO)/shards.key
 	@echo; echo "2. The archive becomes shards: read, windowed, letterboxed, de-identified, split by patient." \
 		"(640 pixels instead of 1280, for two CPU cores.)"
 	xpt-shards build $(DEMO)/archive --meta $(DEMO)/archive/metadata.csv --contour masks:$(DEMO)/archive/masks \
-		--side 640 --shard-size 16 --out $(DEMO)/shards $(DEMO_SHARD_FLAGS)
+		--side 640 --shard-size 16 --fractions 0.7 0.1 0.2 --out $(DEMO)/shards $(DEMO_SHARD_FLAGS)
 	@echo; echo "3. Every byte, picture and count of the shards is checked."
 	xpt-shards verify $(DEMO)/shards
 	xpt-shards preview $(DEMO)/shards --out $(DEMO)/shards.png

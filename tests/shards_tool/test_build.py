@@ -163,6 +163,20 @@ def test_an_unusable_mask_puts_its_film_into_quarantine(archive: Path, key_file:
 # Interruption
 
 
+def test_masks_among_the_films_are_left_out(archive: Path, key_file: Path, tmp_path: Path):
+    mask = np.zeros((96, 80), np.uint8)
+    mask[20:70, 15:65] = 128
+    mask[25:65, 20:40] = 255
+    (archive / "masks").mkdir()
+    cv2.imwrite(str(archive / "masks" / "film.png"), mask)
+    cv2.imwrite(str(archive / "masks" / "empty.png"), np.zeros_like(mask))
+    summary = build([archive], tmp_path / "data", SMALL, key_file=key_file, workers=0)
+    assert (summary.samples, summary.excluded, summary.quarantined) == (FILMS, 2, 3)
+    reasons = quarantine_of(tmp_path / "data")
+    assert reasons["masks/film.png"] == "a mask or a drawing, no film: it has 3 grey values"
+    assert reasons["masks/empty.png"] == "no content: every pixel has the value 0"
+
+
 def test_a_finished_data_set_is_left_alone(archive: Path, key_file: Path, tmp_path: Path):
     data = tmp_path / "data"
     first = build([archive], data, SMALL, key_file=key_file, workers=0)
