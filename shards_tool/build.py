@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards_tool.assemble import finalise, summary_of, write_shards
-from shards_tool.contour import MaskFolder, contour_finder
+from shards_tool.contour import MaskFolder, contour_finder, model_sha256
 from shards_tool.ledger import Ledger
 from shards_tool.make import make_films
 from shards_tool.output import (
@@ -114,6 +114,8 @@ class _Request:
     out: Path
     settings: BuildSettings
     recorded: dict[str, object]
+    contour_model: str
+    """SHA-256 of its file, or ""."""
     meta: Sequence[Path]
     known: Known | None
     key: bytes
@@ -161,12 +163,14 @@ def _request(
     fingerprints = {
         "key_fingerprint": pseudonym(key, "fingerprint", ""),
         "exclude_from": known.fingerprint() if known is not None else "",
+        "contour_model": model_sha256(finder),
     }
     return _Request(
         sources=opened,
         out=out,
         settings=settings,
         recorded=settings.recorded() | fingerprints,
+        contour_model=fingerprints["contour_model"],
         meta=meta,
         known=known,
         key=key,
@@ -223,6 +227,7 @@ def _film_maker(request: _Request) -> FilmMaker:
         format=request.settings.format,
         quality=request.settings.quality,
         contour=request.settings.contour,
+        contour_model=request.contour_model,
         rules=request.settings.film_rules(),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from shards_tool.archives import JOINT
 from shards_tool.burned_in import find_writing, mask_writing
-from shards_tool.contour import ContourFinder, contour_finder
+from shards_tool.contour import ContourFinder, contour_finder, model_sha256
 from shards_tool.files import whole_file
 from shards_tool.film import ExcludedError, FilmRules, Grey
 from shards_tool.ledger_rows import NOT_READ, Made, Piece, ToMake
@@ -27,6 +27,7 @@ from shards_tool.likeness import look_of
 from shards_tool.privacy import keyed_hash
 from shards_tool.reading import read_film
 from shards_tool.scan import named_path, plain
+from shards_tool.settings import BuildStoppedError
 from shards_tool.sources import Root
 from shards_tool.workers import Step
 
@@ -54,6 +55,8 @@ class FilmMaker:
     format: Literal["jpeg", "png16"]
     quality: int
     contour: str
+    contour_model: str
+    """SHA-256 of the model's file, which must not change during the build."""
     rules: FilmRules
 
     def __call__(self, task: PackTask, step: Step) -> list[Made]:
@@ -61,9 +64,15 @@ class FilmMaker:
 
         Raises:
             OSError: the output cannot be written, or a whole source has gone away.
+            BuildStoppedError: the contour model is another one by now.
         """
         cv2.setNumThreads(1)  # the processes are the parallelism
         finder = contour_finder(self.contour)
+        if model_sha256(finder) != self.contour_model:
+            raise BuildStoppedError(
+                f"--contour {self.contour}: the model's file changed during the build; put the old one back "
+                "and run the same command to go on, or give another --out"
+            )
         made: list[Made] = []
         with whole_file(self.out / task.name) as file:
 

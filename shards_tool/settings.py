@@ -63,7 +63,8 @@ class BuildSettings:
         return FilmRules(views=self.views, frames=self.frames, sideways=self.sideways, writing=self.writing)
 
     def recorded(self) -> dict[str, object]:
-        """For the manifest: without the mask folder's or the model's place."""
+        """For the manifest: without the mask folder's or the model's place. Which masks and which model they
+        were is recorded by their hashes, with each film and with the build."""
         method = self.contour.partition(":")[0]
         return dataclasses.asdict(self) | {"fractions": list(self.fractions), "contour": method}
 

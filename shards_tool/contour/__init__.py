@@ -11,7 +11,7 @@ from shards_tool.contour.fixed import find_nothing, find_rect
 from shards_tool.contour.masks import MaskFolder
 from shards_tool.contour.region import Contour, ContourFinder
 
-__all__ = ["Contour", "ContourFinder", "MaskFolder", "contour_finder", "find_rect"]
+__all__ = ["Contour", "ContourFinder", "MaskFolder", "contour_finder", "find_rect", "model_sha256"]
 
 
 def contour_finder(spec: str) -> ContourFinder:
@@ -36,3 +36,8 @@ def contour_finder(spec: str) -> ContourFinder:
         f"--contour {spec!r} is not known; give network, rect, none, masks:DIR with a folder of mask PNGs, "
         "or onnx:FILE with a segmentation model"
     )
+
+
+def model_sha256(finder: ContourFinder) -> str:
+    """Which model a finder looks with: the hash of its file, or "" where it has none."""
+    return finder.model_sha256 if isinstance(finder, NetworkFinder) else ""

@@ -21,6 +21,7 @@ class NetworkFinder:
 
     def __init__(self, path: Path = SHIPPED) -> None:
         self._segment = Segmenter(path)
+        self.model_sha256 = self._segment.sha256
 
     def __call__(self, pixels_HW: Grey, path: PurePosixPath) -> Contour:
         canvas, box = self._segment.canvas_of(pixels_HW)

@@ -8,8 +8,12 @@ The signature, for `--contour onnx:FILE`:
 - output `chest`, if there is one: the same for the convex hull of both lungs.
 - output `pose`, if there is one, float32 [N, 5]: the probability of each of the four clockwise quarter turns
   that would set the film upright, and of its being a negative.
+
+Weights lie in the same file, so that its SHA-256 says which model it is.
 """
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +53,20 @@ class Segmenter:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # the processes are the parallelism
         options.log_severity_level = 3
+        # Of a model given as bytes, onnxruntime would look for external weights in the working directory.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         if not path.is_file():
             raise ValueError(f"--contour onnx:{path}: no such file")
+        content = path.read_bytes()
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own kinds, none of which it exports
             raise ValueError(
-                f"--contour onnx:{path}: not a model that onnxruntime can load: {error}"
+                f"--contour onnx:{path}: not a model that onnxruntime can load: {error}. Weights that are in "
+                "a file of their own have to be in this one: onnx.save(onnx.load(FILE), ANOTHER)"
             ) from error
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        """Of the very bytes that are used."""
         inputs = self._session.get_inputs()
         names = [output.name for output in self._session.get_outputs()]
         shape = inputs[0].shape

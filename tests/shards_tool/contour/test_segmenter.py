@@ -3,28 +3,12 @@
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import onnx
 import pytest
 
 from shards_tool.contour import contour_finder
 from shards_tool.contour.segmenter import Segmenter
 from shards_tool.letterbox import full_mask
-
-
-def save(path: Path, *, shape: tuple[object, ...] = ("n", 1, 64, 64), output: str = "lung") -> Path:
-    """A model that says: what is dark is lung."""
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    one = helper.make_tensor("one", kind, [], [1.0])
-    graph = helper.make_graph(
-        [helper.make_node("Sub", ["one", "film"], [output])],
-        "dark",
-        [helper.make_tensor_value_info("film", kind, shape)],
-        [helper.make_tensor_value_info(output, kind, shape)],
-        [one],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-    return path
+from tests.shards_tool.contour.models import save_model
 
 
 def film() -> np.ndarray:
@@ -34,7 +18,7 @@ def film() -> np.ndarray:
 
 
 def test_another_model_finds_what_it_is_made_for(tmp_path: Path):
-    model = save(tmp_path / "dark.onnx", shape=("n", 1, 256, 256))
+    model = save_model(tmp_path / "dark.onnx", shape=("n", 1, 256, 256))
     finder = contour_finder(f"onnx:{model}")
     contour = finder(film(), PurePosixPath("x.png"))
     assert contour.method == "network" and contour.orientation == "upright"
@@ -45,7 +29,7 @@ def test_another_model_finds_what_it_is_made_for(tmp_path: Path):
 
 
 def test_the_network_sees_the_film_letterboxed_and_stretched(tmp_path: Path):
-    segment = Segmenter(save(tmp_path / "dark.onnx"))
+    segment = Segmenter(save_model(tmp_path / "dark.onnx"))
     canvas, box = segment.canvas_of(film().astype(np.uint16) * 50)
     assert canvas.shape == (64, 64) and box.as_tuple() == (0, 8, 64, 56)
     assert (canvas[:, :8] == 0).all() and canvas.min() == 0 and canvas.max() == 1
@@ -66,10 +50,20 @@ def test_models_of_another_signature_are_refused(
     tmp_path: Path, shape: tuple[object, ...], output: str, word: str
 ):
     with pytest.raises(ValueError, match=word):
-        contour_finder(f"onnx:{save(tmp_path / 'odd.onnx', shape=shape, output=output)}")
+        contour_finder(f"onnx:{save_model(tmp_path / 'odd.onnx', shape=shape, output=output)}")
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path):
     (tmp_path / "x.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="not a model"):
         contour_finder(f"onnx:{tmp_path / 'x.onnx'}")
+
+
+def test_weights_in_a_file_of_their_own_are_refused_wherever_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They could change under the model's hash."""
+    model = save_model(tmp_path / "dark.onnx", weights="dark.data")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a file of their own have to be in this one"):
+        contour_finder(f"onnx:{model}")
