@@ -24,13 +24,15 @@ MEAN_SHAPE = (
 def find_rect(pixels_HW: Grey, path: PurePosixPath) -> Contour:
     """The rectangle of the paper's released code, the same for every film, relative to the content.
 
-    Rows [G/4 + 1, 3G/4 + 1) and columns [G/8 + 1, 3G/4 + 1) of a grid of G = 20 tokens.
+    That stretches films to its square, and takes tokens int(G/4) + 1 to int(3G/4) down and int(G/8) + 1 to
+    int(3G/4) across, of G = 20: `random_masking_yiliao` in HD_Xray_Pretrain_MAE/pretrain/models/mae.py of
+    github.com/Event-AHU/Medical_Image_Analysis.
     """
     height, width = pixels_HW.shape
-    token = 1 / RECT_GRID
     mask_HW = np.full((height, width), CONTOUR_OUTSIDE, dtype=np.uint8)
-    rows = slice(round((0.25 + token) * height), round((0.75 + token) * height))
-    columns = slice(round((0.125 + token) * width), round((0.75 + token) * width))
+    top, left, end = (int(share * RECT_GRID) + 1 for share in (0.25, 0.125, 0.75))
+    rows = slice(round(top / RECT_GRID * height), round(end / RECT_GRID * height))
+    columns = slice(round(left / RECT_GRID * width), round(end / RECT_GRID * width))
     mask_HW[rows, columns] = CONTOUR_CHEST
     return Contour(mask_hw=mask_HW, method="rect")
 

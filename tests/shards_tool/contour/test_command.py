@@ -66,7 +66,7 @@ def test_films_of_one_stem_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_other_sources(tmp_path: Path):
     cv2.imwrite(str(tmp_path / "a.png"), picture(1))
-    for spec, areas in (("none", 0), ("rect", round(0.5 * 96) * round(0.625 * 80))):
+    for spec, areas in (("none", 0), ("rect", round(0.5 * 96) * round(0.65 * 80))):
         assert run(tmp_path / "a.png", "--out", tmp_path / spec, "--contour", spec) == 0
         line = lines(tmp_path / spec)["a.png"]
         assert line["method"] == spec and line["areas"] == {"lung": 0, "chest": areas}

@@ -13,7 +13,7 @@ def test_the_rectangle_is_that_of_the_released_code():
     contour = find_rect(FILM, PurePosixPath("x.png"))
     rows, columns = np.nonzero(contour.mask_hw)
     assert (rows.min(), rows.max() + 1) == (60, 160)  # tokens 6 to 15 of 20
-    assert (columns.min(), columns.max() + 1) == (18, 80)  # tokens 3.5 to 15 of 20
+    assert (columns.min(), columns.max() + 1) == (15, 80)  # tokens 3 to 15 of 20
     assert set(np.unique(contour.mask_hw)) == {0, 128} and contour.method == "rect"
 
 
