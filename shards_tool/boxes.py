@@ -8,6 +8,8 @@ import csv
 import hashlib
 import io
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,8 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards_tool.files import write_whole
+from shards_tool.headers import SNIFF_BYTES, sniff
+from shards_tool.picture import is_turned
 from shards_tool.privacy import keyed_hash
 from shards_tool.schema import KEY_LENGTH, SAMPLES
+from shards_tool.verify import read_manifest
+
+log = logging.getLogger(__name__)
 
 BOX_SCHEMA = pa.schema(
     [
@@ -91,46 +98,85 @@ def _of_size(file: str, finding: str, edges: list) -> SourceBox:
 def write_boxes(shards: Path, archive: Path, table: Path, key: bytes, out: Path) -> tuple[int, int]:
     """Write a Parquet table of key, finding, top, left, bottom, right in pixels of the stored pictures.
 
-    Returns the numbers of boxes written and of boxes whose film is not in the data set.
+    Returns the numbers of boxes written and of boxes left out, for reasons that the log names.
 
     Raises:
-        ValueError: the table cannot be used, or none of its films is in the data set.
+        ValueError: no data set or archive, the table cannot be used, or no box is left.
     """
-    samples = pq.read_table(
-        shards / SAMPLES, columns=["key", "box", "original_height", "original_width"]
-    ).to_pylist()
-    by_key = {sample["key"]: sample for sample in samples}
-    keys: dict[Path, str] = {}
-    names = {path.name: path for path in archive.rglob("*") if path.is_file()}
-    rows, missing = [], 0
-    for box in read_boxes(table):
-        whole = archive / box.file
-        path = whole if whole.is_file() else names.get(PurePosixPath(box.file).name)
-        if path is not None and path not in keys:
-            keys[path] = keyed_hash(key, "file", hashlib.sha256(path.read_bytes()).hexdigest())[:KEY_LENGTH]
-        sample = by_key.get(keys[path]) if path is not None else None
-        if sample is None:
-            missing += 1
-            continue
-        top, left, bottom, right = sample["box"]
-        down = (bottom - top) / sample["original_height"]
-        across = (right - left) / sample["original_width"]
-        rows.append(
-            {
-                "key": sample["key"],
-                "finding": box.finding,
-                "top": top + down * box.top,
-                "left": left + across * box.left,
-                "bottom": top + down * box.bottom,
-                "right": left + across * box.right,
-            }
-        )
+    read_manifest(shards)
+    if not archive.is_dir():
+        raise ValueError(f"--archive {archive}: no such folder; give the one that the shards were built from")
+    columns = ["key", "box", "original_height", "original_width", "repairs"]
+    samples = {row["key"]: row for row in pq.read_table(shards / SAMPLES, columns=columns).to_pylist()}
+    boxes = list(read_boxes(table))
+    placed = {
+        file: path if isinstance(path, str) else _sample_of(path, samples, key)
+        for file, path in _files_of({box.file for box in boxes}, archive).items()
+    }
+    rows, left_out = [], Counter[str]()
+    for box in boxes:
+        sample = placed[box.file]
+        if isinstance(sample, str):
+            left_out[sample] += 1
+        else:
+            rows.append(_on_stored(box, sample))
     if not rows:
+        reasons = "".join(f", {count} of films that {reason}" for reason, count in left_out.items())
         raise ValueError(
-            f"{table}: none of the films of its {missing} boxes is in {shards}. Give the archive and the key "
-            "file that the shards were built with."
+            f"{table}: none of its {len(boxes)} boxes can be brought onto {shards}{reasons}. "
+            "Give the archive and the key file that the shards were built with."
         )
+    for reason, count in left_out.items():
+        log.warning("left out %d boxes of films that %s", count, reason)
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=BOX_SCHEMA), buffer)
     write_whole(out, buffer.getvalue())
-    return len(rows), missing
+    return len(rows), left_out.total()
+
+
+def _files_of(named: set[str], archive: Path) -> dict[str, Path | str]:
+    """The file at the place that a table names, else the only one of that bare name; or why there is none."""
+    by_name: dict[str, list[Path]] = {}
+    for path in archive.rglob("*"):
+        if path.is_file():
+            by_name.setdefault(path.name, []).append(path)
+    uses = Counter(PurePosixPath(file).name for file in named)
+    files: dict[str, Path | str] = {}
+    for file in named:
+        name = PurePosixPath(file).name
+        namesakes = by_name.get(name, [])
+        if (whole := archive / file).is_file():
+            files[file] = whole
+        elif len(namesakes) > 1 or (namesakes and uses[name] > 1):
+            files[file] = f"are not at their place in {archive}, and share their bare name with others"
+        else:
+            files[file] = namesakes[0] if namesakes else f"are not in {archive}"
+    return files
+
+
+def _sample_of(path: Path, samples: dict[str, dict], key: bytes) -> dict | str:
+    """The sample made of a file; or why boxes of the file cannot be brought onto it."""
+    content = path.read_bytes()
+    sample = samples.get(keyed_hash(key, "file", hashlib.sha256(content).hexdigest())[:KEY_LENGTH])
+    if sample is None:
+        return "are not in the data set"
+    # What a table's numbers count then, the pixels before or after, it does not say.
+    is_picture = sniff(content[:SNIFF_BYTES]) in ("png", "jpeg")
+    if "pixel_aspect" in sample["repairs"] or (is_picture and is_turned(content)):
+        return "were stretched to square pixels or turned by their EXIF orientation"
+    return sample
+
+
+def _on_stored(box: SourceBox, sample: dict) -> dict[str, object]:
+    """The row of a box, in pixels of the stored picture."""
+    top, left, bottom, right = sample["box"]
+    down = (bottom - top) / sample["original_height"]
+    across = (right - left) / sample["original_width"]
+    return {
+        "key": sample["key"],
+        "finding": box.finding,
+        "top": top + down * box.top,
+        "left": left + across * box.left,
+        "bottom": top + down * box.bottom,
+        "right": left + across * box.right,
+    }

@@ -5,7 +5,7 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shards_tool.film import Film, Grey
 from shards_tool.grey import GreyRule, apply_rule
@@ -48,6 +48,12 @@ def read_picture(content: bytes) -> Film:
     if bits_stored == 16 and int(pixels_HW.max()) < 2**15:
         pixels_HW, window = apply_rule(pixels_HW, GreyRule(bits_stored=bits_stored))
     return Film(pixels_HW=pixels_HW, bits_stored=bits_stored, photometric=photometric, window=window)
+
+
+def is_turned(content: bytes) -> bool:
+    """Whether `read_picture` turns or mirrors this picture, as its EXIF orientation says."""
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
 def _grey_of(image: Image.Image) -> Grey:
