@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from shards_tool.boxes import write_boxes
 from shards_tool.build import build, build_part
@@ -83,7 +83,7 @@ class Build:
             key_file=self.key_file,
             workers=self.workers,
         )
-        Console().print(f"part {self.part}: {done.films} films of {done.inputs} files", highlight=False)
+        _say(f"part {self.part}: {done.films} films of {done.inputs} files")
         return 0
 
 
@@ -202,7 +202,7 @@ class Preview:
             before=before,
             worst=self.worst,
         )
-        Console().print(f"wrote {self.out}")
+        _say(f"wrote {self.out}")
         return 0
 
 
@@ -222,9 +222,8 @@ class Contours:
 
     def run(self) -> int:
         summary = write_contours(self.files, self.out, self.contour)
-        console = Console()
         methods = ", ".join(f"{count} {method or 'unreadable'}" for method, count in summary.methods.items())
-        console.print(f"{summary.files} files: {methods}; see {self.out / LINES}", highlight=False)
+        _say(f"{summary.files} files: {methods}; see {self.out / LINES}")
         return 1 if "" in summary.methods else 0
 
 
@@ -244,10 +243,10 @@ class Stats:
                 table = Table(section.title, "")
                 table.columns[1].justify = "right"
                 for text, count in shortened(section).items():
-                    table.add_row(escape(text), str(count))
+                    table.add_row(Text(text), str(count))
                 console.print(table, section.note)
         if self.out is not None:
-            console.print(f"wrote {write_page(self.folder, sections, self.out)}", highlight=False)
+            _say(f"wrote {write_page(self.folder, sections, self.out)}")
         return 0
 
 
@@ -262,9 +261,9 @@ class Index:
     def run(self) -> int:
         rebuilt = rebuild_index(self.folder, workers=self.workers)
         for name in rebuilt:
-            Console().print(f"wrote {name}", highlight=False)
+            _say(f"wrote {name}")
         if not rebuilt:
-            Console().print("all index files were right")
+            _say("all index files were right")
         return 0
 
 
@@ -285,12 +284,9 @@ class Boxes:
 
     def run(self) -> int:
         path = self.key_file or default_key_file(self.folder)
-        written, missing = write_boxes(
-            self.folder, self.archive, self.table, load_key(path, self.folder), self.out
-        )
-        Console().print(
-            f"{written} boxes in {self.out}; {missing} of films that are not in the data set", highlight=False
-        )
+        key = load_key(path, self.folder)
+        written, left_out = write_boxes(self.folder, self.archive, self.table, key, self.out)
+        _say(f"{written} boxes in {self.out}; {left_out} left out")
         return 0
 
 
@@ -311,46 +307,44 @@ Command = (
 def main(args: list[str] | None = None) -> None:
     """Entry point of the console script; ends the process with the command's exit status."""
     command = tyro.cli(Command, args=args, prog="xpt-shards", description=__doc__)
-    console = Console(stderr=True)
-    handler = RichHandler(console=console, show_time=False, show_path=False)
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("shards_tool").setLevel(logging.INFO)
     try:
         status = command.run()
-    except (ValueError, BuildStoppedError) as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
+    except (ValueError, OSError, BuildStoppedError) as error:
+        _say(Text.assemble(("error:", "bold red"), f" {error}"), is_error=True)
         status = 2
     except KeyboardInterrupt:
-        console.print("stopped; run the same command to go on")
+        _say("stopped; run the same command to go on", is_error=True)
         status = 130
     sys.exit(status)
 
 
+def _say(line: str | Text, *, is_error: bool = False) -> None:
+    """Print a line as it is: a path may hold what Rich takes for markup, and is not to be cut in two."""
+    Console(stderr=is_error, emoji=False).print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _print_summary(summary: BuildSummary, out: Path) -> None:
-    console = Console()
     splits = ", ".join(f"{count} {split}" for split, count in summary.splits.items())
-    console.print(f"{summary.inputs} files: {summary.samples} films ({splits}) in {out}", highlight=False)
+    _say(f"{summary.inputs} files: {summary.samples} films ({splits}) in {out}")
     contours = ", ".join(f"{count} {method}" for method, count in summary.contours.items())
-    console.print(f"contours: {contours}", highlight=False)
+    _say(f"contours: {contours}")
     if summary.quarantined:
-        table = out / QUARANTINE
-        console.print(f"{summary.quarantined} in quarantine, with reasons in {table}", highlight=False)
+        _say(f"{summary.quarantined} in quarantine, with reasons in {out / QUARANTINE}")
     if summary.excluded or summary.duplicates:
-        console.print(
-            f"{summary.excluded} excluded by rule, {summary.duplicates} duplicates, all named there",
-            highlight=False,
-        )
+        _say(f"{summary.excluded} excluded by rule, {summary.duplicates} duplicates, all named there")
 
 
 def _print_verdict(verdict: Verdict) -> None:
-    console = Console()
     table = Table("split", "shards", "samples", "MB", "faults")
     for split, row in verdict.splits.items():
         table.add_row(
             split, str(row["shards"]), str(row["samples"]), f"{row['bytes'] / 1e6:.1f}", str(row["faults"])
         )
-    console.print(table)
+    Console().print(table)
     for fault in verdict.faults:
         line = " ".join(part for part in (fault.where, fault.key) if part) + f": {fault.what}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print("no faults" if not verdict.faults else f"{len(verdict.faults)} faults", highlight=False)
+        _say(line)
+    _say("no faults" if not verdict.faults else f"{len(verdict.faults)} faults")

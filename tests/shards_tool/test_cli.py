@@ -86,6 +86,27 @@ def test_a_wrong_request_is_one_line_and_status_2(tmp_path: Path, capfd: pytest.
     assert "error: no such source" in printed and "Traceback" not in printed
 
 
+@pytest.mark.parametrize("name", ["scans/[ab]*.dcm", "[/data]", "[bold]x[/bold]", ":lung:", "a b " * 30])
+def test_names_are_printed_as_they_are(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str):
+    assert status_of("verify", name) == 2
+    assert f"error: {name} has no manifest.json" in capfd.readouterr().err
+    assert status_of("contour", tmp_path, "--out", tmp_path / "masks" / name, "--contour", "rect") == 0
+    assert f"see {tmp_path / 'masks' / name / 'contours.jsonl'}" in capfd.readouterr().out
+
+
+def test_what_is_not_there_or_cannot_be_written_is_one_line_and_status_2(
+    data: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    none, archive = tmp_path / "none", ("--archive", tmp_path, "--table", tmp_path / "boxes.csv")
+    boxes = ("boxes", none, *archive, "--out", tmp_path / "boxes.parquet", "--key-file", key_file)
+    assert status_of(*boxes) == 2
+    printed = capfd.readouterr().err
+    assert f"error: {none} has no manifest.json" in printed and "Traceback" not in printed
+    assert status_of("preview", data, "--out", key_file / "sheet.png") == 2
+    printed = capfd.readouterr().err
+    assert "error: " in printed and str(key_file / "sheet.png") in printed and "Traceback" not in printed
+
+
 def test_ctrl_c_ends_all_processes_and_leaves_no_half_file(key_file: Path, tmp_path: Path):
     archive, data = tmp_path / "archive", tmp_path / "data"
     archive.mkdir()
