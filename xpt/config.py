@@ -342,8 +342,9 @@ class Config(RunConfig):
 def demo() -> Config:
     """A small model at 224 pixels that learns from a few hundred chests in minutes on two CPU cores.
 
-    Crops to the chest: so few films do not show what moves about in a frame. Small batches: on so little data the number of steps counts, not that of images. Targets are plain
-    grey values, so that the pictures show what the model knows and nothing that was lent to it.
+    Crops to the chest: so few films do not show what moves about in a frame. Small batches: on so little data
+    the number of steps counts, not that of images. Targets are plain grey values, so that the pictures show
+    what the model knows and nothing that was lent to it.
     """
     return Config(
         preset="demo",

@@ -36,6 +36,7 @@ from xpt.estimate import (
     device_of,
     estimate,
     measured_mfu,
+    room_of,
     warnings_about,
 )
 from xpt.files import write_atomically
@@ -123,7 +124,7 @@ def examine(asked: Question, console: Console) -> int:
         config, zero, ranks, device, storage, rate=config.images_per_second, mfu=mfu, mfu_source=source
     )
     print_estimate(found, config, zero, ranks, device, storage, console)
-    fits = found.memory.total <= device.bytes and found.largest_micro_batch > 0
+    fits = found.memory.total <= room_of(device) and found.largest_micro_batch > 0
     warnings = [*problems, *shard_problems, *warnings_about(found, config, zero, ranks, device, storage)]
     console.print("\n[bold]What to mend or to know[/]" if warnings else "\nNothing speaks against it.")
     for warning in warnings:

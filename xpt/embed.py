@@ -26,8 +26,9 @@ from kernels.patches import normalize_pixels
 from xpt.config import DataConfig
 from xpt.data.index import ShardSet, filled_splits, open_shards
 from xpt.data.loader import evaluation_loader
+from xpt.data.reader import DataError
 from xpt.data.samples import read_samples
-from xpt.files import sync_folder
+from xpt.files import sync
 from xpt.models.classifier import mean_of_valid
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 from xpt.training.telemetry import set_up_logging
@@ -62,7 +63,7 @@ def main() -> None:
             crop_to=options.crop_to,
             batch=options.batch,
         )
-    except ValueError as error:
+    except (ValueError, OSError, DataError) as error:
         raise SystemExit(f"xpt-embed: {error}") from error
     log.info("%s: features of %s films", options.out, f"{films:,}")
 
@@ -118,7 +119,7 @@ def embed(
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(out.absolute().parent)
+    sync(out.absolute().parent)
     return rows
 
 
@@ -129,7 +130,7 @@ def _open_model(folder: Path) -> tuple[nn.Module, dict[str, Any], Literal["frame
         raise ValueError(f"--model {folder}: no config.json; make the folder with: xpt-export RUN {folder}")
     content = json.loads(path.read_bytes())
     if "crop_to" not in content:
-        raise ValueError(f"--model {folder}: its config.json is not of xpt-export: it has no crop_to")
+        raise ValueError(f"--model {folder}: its config.json has no crop_to, so it is not of xpt-export")
     encoder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     return encoder, content["model_args"], content["crop_to"]
 

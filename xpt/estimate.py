@@ -1,7 +1,6 @@
 """What a run will take, before it starts: memory, time, storage; and what speaks against it."""
 
 import dataclasses
-import json
 import os
 import statistics
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from xpt.config import Config
+from xpt.files import METRICS, read_json_lines
 from xpt.flops import PEAK_TFLOPS, Work, peak_flops, work
 from xpt.memory import BYTES, FLOAT32, GB, MOST_LIVE, Memory, pretraining_memory
 from xpt.models.mae import MAE
@@ -125,18 +125,22 @@ def largest_micro_batch(
             )
         except ValueError:  # activation_gb that so many images cannot keep to
             break
-        if needed.total + RESERVE[device.is_gpu] > device.bytes:
+        if needed.total > room_of(device):
             break
         fitting = images
     return fitting
 
 
+def room_of(device: Device) -> float:
+    """Bytes of the device that a step may take."""
+    return device.bytes - RESERVE[device.is_gpu]
+
+
 def measured_mfu(run: Path) -> float:
     """Median of the model FLOPs utilisation in a run's metrics; raises ValueError where it has none."""
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        raise ValueError(f"--measured {run}: no metrics.jsonl in it; wanted a run folder of xpt-train")
-    values = [row["mfu"] for row in map(json.loads, path.read_text().splitlines()) if "mfu" in row]
+    if not (run / METRICS).is_file():
+        raise ValueError(f"--measured {run}: no {METRICS} in it; wanted a run folder of xpt-train")
+    values = [row["mfu"] for row in read_json_lines(run / METRICS) if "mfu" in row]
     if not values:
         raise ValueError(f"--measured {run}: its metrics have no `mfu`; wanted a run that logged training")
     return statistics.median(values)
@@ -202,7 +206,7 @@ def warnings_about(
     """What speaks against the run as it is set up, each with its remedy."""
     train = config.train
     micro = train.micro_batch_size(ranks)
-    room = device.bytes - RESERVE[device.is_gpu]
+    room = room_of(device)
     if found.memory.total > room:
         yield (
             f"A step needs {found.memory.total / GB:.1f} GB per rank, {device.name} has room for "

@@ -76,14 +76,20 @@ def main() -> None:
 def evaluate(options: Options, rank: Rank) -> dict[str, Any]:
     """Everything, on this process alone; returns what it wrote as JSON."""
     run = options.run
+    if options.protocol != "whole":
+        raise ValueError("--protocol: of runs that write reports, and this one recognises findings")
     trained, splits = None, {}
     if (run / BEST).exists():
         trained = load_best(run, options.data, rank)
         splits = {split.shards.split: split for split in trained.task.evaluated()}
         for name, split in splits.items():
             write_predictions(run / f"predictions-{name}.parquet", trained.predict(split, rank))
+    elif options.data:
+        raise ValueError(f"--data: {run} has no {BEST}; a probe without training predicts as it is fitted")
     val = read_predictions(run / "predictions-val.parquet")
-    name = "test" if (run / "predictions-test.parquet").exists() else "val"
+    # What an evaluation of other shards left there does not count.
+    has_test = "test" in splits if trained else (run / "predictions-test.parquet").exists()
+    name = "test" if has_test else "val"
     test = read_predictions(run / f"predictions-{name}.parquet")
     scores = {"split": name, **scores_of(val, test)}
     if options.against is not None:

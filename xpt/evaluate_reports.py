@@ -61,7 +61,7 @@ def evaluate_reports(
     with whole_frames(split.shards, config, rank, groups=split.groups) as batches:
         losses, written = task.write(trained.model, batches, split)
     trained.model.eval()
-    by_train = nearest(features(trained, task.train, rank), features(trained, split, rank))
+    train_NW, split_NW = features(trained, task.train, rank), features(trained, split, rank)
     scores: dict[str, Any] = {
         "split": split.shards.split,
         "studies": len(losses),
@@ -75,7 +75,7 @@ def evaluate_reports(
     }
     lines = []
     for language, found in written.items():
-        by_name = {MODEL: found.candidates, **baselines(task.train, found, by_train, language)}
+        by_name = {MODEL: found.candidates, **baselines(task.train, train_NW, found, split_NW, language)}
         texts = (found.references, by_name, found.patients)
         scores["languages"][language] = {
             "studies": len(found.rows),
@@ -112,19 +112,18 @@ def evaluate_reports(
 
 
 def baselines(
-    train: Studies, found: Written, by_train: list[list[int]], language: Language
+    train: Studies,
+    train_MW: Float[Tensor, "M W"],
+    found: Written,
+    split_NW: Float[Tensor, "N W"],
+    language: Language,
 ) -> dict[str, list[str]]:
-    """What can be said without reading the image well.
-
-    Args:
-        by_train: for each study of the split the training studies, the likest first.
-    """
-    frequent = most_frequent([train.texts[row][language] for row in train.with_text(language)])
-    has_text = set(train.with_text(language))
-    nearest = [next(row for row in by_train[row_of] if row in has_text) for row_of in found.rows]
+    """What can be said without reading the image well, from the `features` of both splits."""
+    rows = list(train.with_text(language))
+    texts = [train.texts[row][language] for row in rows]
     return {
-        FREQUENT: [frequent] * len(found.rows),
-        NEAREST: [train.texts[row][language] for row in nearest],
+        FREQUENT: [most_frequent(texts)] * len(found.rows),
+        NEAREST: [texts[place] for place in nearest(train_MW[rows], split_NW[found.rows])],
         SHUFFLED: shuffled(found.candidates, found.patients),
     }
 
@@ -142,9 +141,9 @@ def features(trained: TrainedWriter, split: Studies, rank: Rank) -> Float[Tensor
     return found_NW
 
 
-def nearest(train_MW: Float[Tensor, "M W"], query_NW: Float[Tensor, "N W"]) -> list[list[int]]:
-    """For each query the training studies, by their cosine, the likest first."""
-    return (query_NW @ train_MW.T).argsort(dim=1, descending=True, stable=True).tolist()
+def nearest(train_MW: Float[Tensor, "M W"], query_NW: Float[Tensor, "N W"]) -> list[int]:
+    """For each query the place of the training study whose cosine is largest."""
+    return [place for some in query_NW.split(256) for place in (some @ train_MW.T).argmax(1).tolist()]
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kernels.patches import normalize_pixels, patchify
 from xpt.config import EncoderConfig
-from xpt.files import sync_file, sync_folder
+from xpt.files import sync
 from xpt.model_card import model_card
 from xpt.models.encoder import Encoder, encoder_of
 from xpt.models.init import load_encoder
@@ -60,7 +60,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     try:
         export(options.run, options.out, onnx=options.onnx, full=options.full)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"xpt-export: {error}") from error
 
 
@@ -73,7 +73,7 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
     Raises:
         ValueError: where `run` holds no checkpoint, `out` exists, or an exported form differs.
     """
-    found = newest(run)
+    found = newest(run, set_aside=False)
     if found is None:
         raise ValueError(f"{run}: no checkpoint in it; wanted a run folder of xpt-train or xpt-finetune")
     if out.exists():
@@ -100,12 +100,12 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
         folder.chmod(0o755)
         for path in folder.iterdir():
             path.chmod(0o644)
-            sync_file(path)
+            sync(path)
         folder.rename(out)
     except BaseException:
         shutil.rmtree(folder)
         raise
-    sync_folder(out.parent)
+    sync(out.parent)
     for form, error in errors.items():
         log.info("%s gives the same features: largest difference %.1e", form, error)
     log.info('%s: load it with timm.create_model("local-dir:%s", pretrained=True)', out, out)

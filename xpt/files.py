@@ -1,17 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that grow line by line."""
 
+import contextlib
+import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+METRICS = "metrics.jsonl"
+"""Of a run: one line per interval, validation and probe."""
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write to a temporary name in the same folder, fsync, rename.
 
+    Two processes that write the same file do not disturb each other: the later one's content stays.
     Raises OSError (disk full, no permission) with nothing left under either name.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
         with temporary.open("wb") as f:
@@ -19,28 +25,31 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Make the content of a file that someone else wrote durable."""
-    _sync(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make durable the content of a file that someone else wrote, or renames inside a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """One object per line, none where there is no such file.
+
+    A line that is being written, or that a killed process did not finish, is left out.
+    """
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def without_nan(value: Any) -> Any:  # noqa: ANN401  JSON

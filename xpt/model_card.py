@@ -6,6 +6,7 @@ from typing import Any
 
 from xpt.data.index import manifest_hash, manifest_of
 from xpt.data.samples import count_windows
+from xpt.files import METRICS, read_json_lines
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 
 CARD = """---
@@ -154,9 +155,8 @@ def _provenance(run: Path) -> dict[str, str]:
 
 
 def _validation(run: Path, images: int) -> str:
-    path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    rows = [row for row in rows if row["images"] <= images and any(n.startswith(SCORES) for n in row)]
+    rows = [row for row in read_json_lines(run / METRICS) if row["images"] <= images]
+    rows = [row for row in rows if any(name.startswith(SCORES) for name in row)]
     if not rows:
         return "None was made during the run."
     scores = {name: f"{value:.4f}" for row in rows for name, value in row.items() if name.startswith(SCORES)}

@@ -15,6 +15,7 @@ import tyro
 from xpt.data.film import read_study
 from xpt.models.report_decoder import Memory
 from xpt.tasks.best import load_writer
+from xpt.tasks.generation import GenerationConfig
 from xpt.text.normalise import Language
 
 
@@ -26,19 +27,31 @@ class Options:
     """Run folder of xpt-finetune --task report."""
     lang: Language = "en"
     """Language of the report, one that the model learned."""
+    draws: int = 0
+    """So many more reports, drawn at random, one per line: where they differ, the model is not sure."""
+    temperature: float = 1.0
+    """Of the draws: below 1 they keep to what is likely."""
+    top_p: float = 0.9
+    """Each token of a draw is one of the likeliest that make up this share."""
+    seed: int = 0
+    """Another seed, other draws."""
 
 
 def main() -> None:
     try:
-        report = write_report(tyro.cli(Options, description=__doc__))
+        reports = write_reports(tyro.cli(Options, description=__doc__))
     except (ValueError, OSError) as error:
         raise SystemExit(f"xpt-report: {error}") from error
-    sys.stdout.write(report + "\n")
+    sys.stdout.write("".join(report + "\n" for report in reports))
 
 
 @torch.no_grad()
-def write_report(options: Options) -> str:
-    """Raises ValueError for films that cannot be read, too many of them, or a language not learned."""
+def write_reports(options: Options) -> list[str]:
+    """The likeliest report, then the draws.
+
+    Raises ValueError for films that cannot be read, too many of them, or a language not learned.
+    """
+    drawing = GenerationConfig(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained = load_writer(options.run, device)
     learned, views = trained.config.report.languages, trained.config.report.views
@@ -54,8 +67,11 @@ def write_report(options: Options) -> str:
     )
     there_V = torch.arange(len(image_VCHW), device=device)
     memory: Memory = trained.model.remember(image_VCHW.to(device), is_valid_VL.to(device), there_V, 1)
-    (report,) = trained.writer.reports(trained.model, memory, options.lang)
-    return report
+    reports = trained.writer.reports(trained.model, memory, options.lang)
+    if options.draws:
+        many = memory.repeat(options.draws)
+        reports += trained.writer.draws(trained.model, many, options.lang, drawing)
+    return reports
 
 
 if __name__ == "__main__":

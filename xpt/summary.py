@@ -7,14 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from xpt.evaluation.report_scores import MODEL
+from xpt.files import METRICS, read_json_lines
 from xpt.monitoring.run_page import PAGE
 
 
 def summary(run: Path) -> str:
     """A few lines on a run folder. Raises ValueError where it has no validation yet."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    scores = [row for row in map(json.loads, lines) if "val/loss" in row]
+    scores = [row for row in read_json_lines(run / METRICS) if "val/loss" in row]
     if not scores:
         raise ValueError(f"{run}: no validation in its metrics; train it first, with --run_dir {run}")
     first, last = scores[0], scores[-1]
@@ -30,7 +29,7 @@ def summary(run: Path) -> str:
             f"  {picture}  (film, what the encoder saw, what the decoder made of it)",
             f"  {run / PAGE}  (curves, pictures, and whether anything is wrong)",
             f"  {latest}  (the checkpoint)",
-            f"  {path}  (one line per interval)",
+            f"  {run / METRICS}  (one line per interval)",
             f"  tensorboard --logdir {run}",
         ]
     )

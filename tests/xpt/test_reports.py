@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -179,7 +180,8 @@ def test_one_film_becomes_a_report_in_the_language_asked_for(whole: Path, report
 
     def told(name: str, lang: str, *more: str) -> str:
         images = tuple(films / n for n in (name, *more))
-        return report.write_report(report.Options(images=images, run=whole, lang=lang))  # pyright: ignore
+        (text,) = report.write_reports(report.Options(images=images, run=whole, lang=lang))  # pyright: ignore
+        return text
 
     assert told("0-pa-True.png", "en") == "Nodule." and told("0-pa-True.png", "zh") == "结节。"
     assert told("1-pa-False.png", "zh") == "未见异常。"
@@ -188,7 +190,23 @@ def test_one_film_becomes_a_report_in_the_language_asked_for(whole: Path, report
         told("0-pa-True.png", "en", "0-pa-True.png", "0-pa-True.png")
     (tmp_path / "no.dcm").write_bytes(b"no film")
     with pytest.raises(ValueError, match=r"no\.dcm: cannot be read as a chest film"):
-        report.write_report(report.Options(images=(tmp_path / "no.dcm",), run=whole))
+        report.write_reports(report.Options(images=(tmp_path / "no.dcm",), run=whole))
+
+
+@pytest.mark.launch
+def test_draws_follow_the_likeliest_report(whole: Path, reported: Path):
+    film = reported.parent / "films" / "0-pa-True.png"
+
+    def told(**draw: Any) -> list[str]:
+        return report.write_reports(report.Options(images=(film,), run=whole, lang="en", **draw))
+
+    drawn = told(draws=16, temperature=3.0, top_p=1.0)
+    assert len(drawn) == 17 and drawn[0] == "Nodule." and len(set(drawn[1:])) > 8
+    assert drawn == told(draws=16, temperature=3.0, top_p=1.0)
+    assert drawn[1:] != told(draws=16, temperature=3.0, top_p=1.0, seed=1)[1:]
+    assert set(told(draws=4, top_p=1e-6)) == {"Nodule."}
+    with pytest.raises(ValueError, match="temperature above 0"):
+        told(draws=1, temperature=0.0)
 
 
 @pytest.mark.launch

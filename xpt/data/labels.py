@@ -165,14 +165,14 @@ def chosen_patients(patients: Sequence[str], fraction: float, seed: int) -> Bool
     return np.array([patient in chosen for patient in patients])
 
 
-def check_disjoint(patients: Mapping[str, Sequence[str]], what: str = "patient") -> None:
-    """Raises ValueError where a patient (or what else the names are of) is in two splits."""
+def check_disjoint(patients: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError where a patient is in two splits."""
     splits = list(patients)
     for place, one in enumerate(splits):
         for other in splits[place + 1 :]:
             shared = set(patients[one]) & set(patients[other])
             if shared:
                 raise ValueError(
-                    f"{what} {min(shared)}: in the splits {one} and {other}, with {len(shared) - 1} more. "
+                    f"patient {min(shared)}: in the splits {one} and {other}, with {len(shared) - 1} more. "
                     "Every score would be too good. Divide the films by patient: xpt-shards split."
                 )

@@ -21,7 +21,7 @@ from xpt.data.index import ShardSet
 from xpt.data.samples import read_samples
 from xpt.evaluation import frozen_probe
 from xpt.monitoring.pictures import reconstruction_sheet
-from xpt.monitoring.run_page import write_page
+from xpt.monitoring.run_page import PAGE, write_page
 from xpt.monitoring.validation import evaluate, predict
 from xpt.training.batches import shared_frames, validation_batches, whole_frames
 from xpt.training.distributed import Rank, gather_on_first, on_first
@@ -31,7 +31,7 @@ from xpt.training.telemetry import RunLog
 log = logging.getLogger("xpt")
 PICTURE_FILMS = 4
 LONGEST_PROBE = 20 * 60.0
-"""Seconds that the end of a run waits for the last probe."""
+"""Seconds that the end of a run waits for the last probe, at most half of `train.hang_minutes`."""
 STRATEGIES: tuple[str, ...] = get_args(get_type_hints(MaskConfig)["strategy"])
 
 
@@ -85,14 +85,18 @@ class Evidence:
         if self._run_log is None:
             return
         self._look_after_probes(self._run_log)
-        write_page(self._run)
+        try:
+            write_page(self._run)
+        except OSError as error:  # a page is not worth a run
+            log.warning("%s was not written: %s", self._run / PAGE, error)
 
     def finish(self) -> None:
         """The last probe and the last page; every rank waits for rank 0."""
         on_first(self._wait)
 
     def _wait(self) -> None:
-        end = time.monotonic() + LONGEST_PROBE
+        # The other ranks wait in a collective that gives up after `hang_minutes`.
+        end = time.monotonic() + min(LONGEST_PROBE, 30 * self._config.train.hang_minutes)
         self.refresh()
         while self._running is not None and time.monotonic() < end:
             time.sleep(0.1)

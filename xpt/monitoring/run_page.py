@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from xpt.files import write_atomically
+from xpt.files import METRICS, read_json_lines, write_atomically
 from xpt.monitoring.charts import Line, chart
 from xpt.monitoring.verdict import Rows, Verdict, verdicts, wait_shares
 
@@ -49,10 +49,8 @@ def write_page(run: Path) -> Path:
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The lines of the metrics, in the order of images; a line that is being written is left out."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return sorted((json.loads(line) for line in lines if line.endswith("}")), key=lambda row: row["images"])
+    """The lines of the metrics, in the order of images."""
+    return sorted(read_json_lines(run / METRICS), key=lambda row: row["images"])
 
 
 def page(

@@ -29,8 +29,6 @@ class Trained:
     config: FinetuneConfig
     task: Recognition
     model: Classifier
-    images: int
-    """When the weights were the best."""
 
     def predict(self, split: Labelled, rank: Rank) -> Predictions:
         with whole_frames(split.shards, self.config, rank) as batches:
@@ -96,4 +94,4 @@ def load_best(run: Path, data: str, rank: Rank) -> Trained:
         )
     model = task.model()
     model.load_state_dict(content["model"])
-    return Trained(config=config, task=task, model=model.to(rank.device).eval(), images=content["images"])
+    return Trained(config=config, task=task, model=model.to(rank.device).eval())

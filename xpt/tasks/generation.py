@@ -115,7 +115,7 @@ def beam_search(
 
 @torch.inference_mode()
 def sample(
-    decoder: ReportDecoder,
+    decoder: Decoder,
     memory: Memory,
     language_B: Int64[Tensor, "B"],
     config: GenerationConfig,

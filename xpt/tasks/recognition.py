@@ -78,12 +78,18 @@ class Recognition:
             row_of=whole.row_of,
         )
         self.used_NC = whole.target_NC[is_used_N]
+        self._weights_2C = self._weights()
         self.patients = len({p for p, used in zip(train.patients, is_used_N, strict=True) if used})
-        undefined = [f for f, n in zip(self.map.findings, _defined(self.val.target_NC), strict=True) if not n]
+        films = config.train.eval_films  # the first ones, which the model is chosen by
+        defined = _defined(self.val.target_NC[:films])
+        undefined = [
+            name for name, is_defined in zip(self.map.findings, defined, strict=True) if not is_defined
+        ]
         if len(undefined) == len(self.map.findings):
             raise ValueError(
-                "split val: no finding has both a positive and a negative film there, so no model can be "
-                "chosen. Divide the patients otherwise (xpt-shards split), or give more films."
+                "split val: no finding has both a positive and a negative film among its first "
+                f"{films:,}, so no model can be chosen. Raise --train.eval_films, divide the patients anew "
+                "(xpt-shards split), or give more films."
             )
         if undefined:
             log.warning(
@@ -140,7 +146,7 @@ class Recognition:
         loss_B = film_losses(
             logit_BC,
             smoothed(target_BC, self.settings.label_smoothing, self.map.kind),
-            self._weights().to(logit_BC),
+            self._weights_2C.to(logit_BC),
             self.map.kind,
         )
         return loss_B.mean(), loss_B.detach()

@@ -65,10 +65,10 @@ class ReportWriting:
         if config.data.flip:
             raise ValueError("data.flip: a mirrored film contradicts its report. Set --data.flip 0.")
         self.train, self.val = read_studies(train_set, settings), read_studies(val_set, settings)
-        _check_apart({"train": self.train, "val": self.val})
+        check_disjoint({"train": self.train.patients, "val": self.val.patients})
         self.score = f"val/{settings.select}"
         if settings.select == "finding_f1":
-            _check_asserted(self.val, settings)
+            _check_asserted(self.val, settings, config.train.eval_films)
         on_first(self._make_tokenizer)
         self.writer = Writer(settings, ReportTokenizer.load(self.run / TOKENIZER))
         self.tokenizer = self.writer.tokenizer
@@ -103,13 +103,13 @@ class ReportWriting:
     def evaluated(self) -> list[Studies]:
         """Validation, and the test split where the data set has one.
 
-        Raises ValueError where a study or a patient of it is in another split.
+        Raises ValueError where a patient of it is in another split.
         """
         root = self.val.shards.root
         if not has_split(root, "test"):
             return [self.val]
         test = read_studies(open_shards(root, "test"), self.settings)
-        _check_apart({"train": self.train, "val": self.val, "test": test})
+        check_disjoint({"train": self.train.patients, "val": self.val.patients, "test": test.patients})
         return [self.val, test]
 
     def model(self) -> ReportModel:
@@ -230,21 +230,13 @@ def study_losses(
     return sum_B / count_B
 
 
-def _check_apart(splits: dict[str, Studies]) -> None:
-    check_disjoint({name: split.patients for name, split in splits.items()})
-    studies = {
-        name: [f"{patient}/{study}" for patient, study in zip(split.patients, split.names, strict=True)]
-        for name, split in splits.items()
-    }
-    check_disjoint(studies, what="study")
-
-
-def _check_asserted(val: Studies, settings: ReportConfig) -> None:
-    """Raises ValueError where no reference asserts a finding, so that no F1 exists to choose by."""
+def _check_asserted(val: Studies, settings: ReportConfig, studies: int) -> None:
+    """Raises ValueError where no reference of the first `studies` asserts a finding: no F1 to choose by."""
     for language in settings.languages:
-        rows = val.with_text(language)
+        rows = [row for row in val.with_text(language) if row < studies]
         if not any(asserted_findings(val.texts[row][language], language) for row in rows):
             raise ValueError(
-                f"split val: none of {len(rows)} reports in {language} asserts a finding, so no model can be "
-                "chosen by findings. Set --report.select cider, or give more studies."
+                f"split val: none of the first {len(rows)} reports in {language} asserts a finding, so no "
+                "model can be chosen by findings. Set --report.select cider, raise --train.eval_films, or "
+                "give more studies."
             )

@@ -1,5 +1,6 @@
 """A model that writes reports, without the data that it learned from."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from xpt.models.language_model import LanguageModelDecoder
 from xpt.models.report_decoder import Memory, PoolConnector, QueryConnector, ReportDecoder
 from xpt.models.report_model import ReportModel
 from xpt.report_config import ReportConfig
-from xpt.tasks.generation import GenerationConfig, beam_search
+from xpt.tasks.generation import GenerationConfig, beam_search, sample
 from xpt.text.normalise import Language
 from xpt.text.tokenizer import LANGUAGE_TOKEN, SPECIAL, ReportTokenizer
 
@@ -63,6 +64,18 @@ class Writer:
         found = beam_search(
             model.decoder, memory, language_B.to(memory.tokens_BSD.device), self._generation()
         )
+        return [self.tokenizer.decode(ids) for ids in found]
+
+    def draws(
+        self, model: ReportModel, memory: Memory, language: Language, drawing: GenerationConfig
+    ) -> list[str]:
+        """A report drawn at random for each row of `memory`; of `drawing` only how it draws counts."""
+        language_B = torch.full((len(memory.tokens_BSD),), LANGUAGE_TOKEN[language])
+        config = dataclasses.replace(
+            self._generation(), temperature=drawing.temperature, top_p=drawing.top_p, seed=drawing.seed
+        )
+        rows = list(range(len(language_B)))
+        found = sample(model.decoder, memory, language_B.to(memory.tokens_BSD.device), config, rows)
         return [self.tokenizer.decode(ids) for ids in found]
 
     def _generation(self) -> GenerationConfig:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from xpt.config import RunConfig, as_json, differing_fields
-from xpt.files import sync_folder, write_atomically
+from xpt.files import sync, write_atomically
 from xpt.training.distributed import gather_on_first, on_first
 from xpt.training.elastic import universal_copy
 from xpt.training.engine import Engine, load_state, save_state
@@ -223,10 +223,10 @@ class Checkpoints:
         description = sealed({**begun.description, "files": digests})
         write_atomically(begun.folder / DESCRIPTION, json.dumps(description, indent=1))
         for folder in {p.parent for p in _files(begun.folder)}:
-            sync_folder(folder)
+            sync(folder)
         final = self._root / _name(begun.images)
         begun.folder.rename(final)
-        sync_folder(self._root)
+        sync(self._root)
         write_atomically(self._root / "latest", final.name + "\n")
         rules = self.job.config.train
         kept = {"last": rules.keep_checkpoints, "every": rules.keep_every_images}

@@ -48,19 +48,20 @@ def folders(run: Path) -> list[Path]:
         return []
 
 
-def newest(run: Path) -> Checkpoint | None:
+def newest(run: Path, *, set_aside: bool = True) -> Checkpoint | None:
     """The newest intact checkpoint of a run; None where it has none at all.
 
-    Damaged ones that are newer are set aside, under another name, with a warning: training will come
-    to their number of images again. Raises ValueError where one cannot be read, or where there were
-    some and none is intact: starting from nothing would throw the run away.
+    Damaged ones that are newer are passed over with a warning. Whoever trains on sets them aside, under
+    another name, because it will come to their number of images again; whoever only reads does not. Raises
+    ValueError where one cannot be read, or where there were some and none is intact: starting from nothing
+    would throw the run away.
     """
     found = folders(run)
     damaged = []
     for folder in reversed(found):
         fault = fault_of(folder)
         if fault is None:
-            for each in damaged:
+            for each in damaged if set_aside else ():
                 each.rename(_unused(each.with_name(f"damaged-{each.name}")))
             return read(folder)
         log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from torch.utils.tensorboard import SummaryWriter
 
 from xpt.config import RunConfig
-from xpt.files import write_atomically
+from xpt.files import METRICS, read_json_lines, write_atomically
 
 log = logging.getLogger("xpt")
 PACKAGES = ("torch", "triton", "timm", "deepspeed", "nvidia-dali-cuda130", "webdataset", "numpy")
@@ -36,7 +36,7 @@ class RunLog:
 
     def __init__(self, run: Path, images: int) -> None:
         """Go on after `images` images: what a stopped run wrote past its last checkpoint is dropped."""
-        self._metrics = run / "metrics.jsonl"
+        self._metrics = run / METRICS
         self._skipped = run / "skipped.jsonl"
         for path in (self._metrics, self._skipped):
             _truncate(path, images)
@@ -116,15 +116,8 @@ def _truncate(lines: Path, images: int) -> None:
         lines.unlink(missing_ok=True)
     if not lines.exists():
         return
-    kept = []
-    for line in lines.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a process that was killed while writing it
-            continue
-        if row["images"] <= images:
-            kept.append(line + "\n")
-    write_atomically(lines, "".join(kept))
+    kept = [row for row in read_json_lines(lines) if row["images"] <= images]
+    write_atomically(lines, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _version(package: str) -> str:
