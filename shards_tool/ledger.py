@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shards_tool.ledger_rows import (
     NOT_READ,
+    TABLES,
     LeftOut,
     Made,
     Planned,
@@ -28,44 +29,13 @@ from shards_tool.metadata import MetaRow
 from shards_tool.scan import Scanned
 from shards_tool.sources import Found
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE IF NOT EXISTS input (
-    source INT, path BLOB, name TEXT, size INT, mtime_ns INT, seen INT,
-    state TEXT, reason TEXT, transfer_syntax TEXT, digest TEXT, mask_sha256 TEXT,
-    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, identities TEXT,
-    PRIMARY KEY (source, path)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS input_name ON input (name);
-CREATE TABLE IF NOT EXISTS meta (absolute TEXT PRIMARY KEY, file TEXT, name TEXT, row TEXT, used INT);
-CREATE INDEX IF NOT EXISTS meta_file ON meta (file);
-CREATE INDEX IF NOT EXISTS meta_name ON meta (name);
-CREATE TABLE IF NOT EXISTS sample (
-    key TEXT PRIMARY KEY, digest TEXT, mask_sha256 TEXT, source INT, path BLOB, transfer_syntax TEXT,
-    split TEXT, duplicate_group TEXT,
-    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, labels TEXT, reports TEXT,
-    scrubbed INT);
-CREATE INDEX IF NOT EXISTS sample_order ON sample (split, key);
-CREATE TABLE IF NOT EXISTS unplanned (
-    source INT, path BLOB, outcome TEXT, reason TEXT, transfer_syntax TEXT);
-CREATE TABLE IF NOT EXISTS made (
-    digest TEXT, mask_sha256 TEXT, view TEXT, pack TEXT,
-    image_offset INT, image_size INT, image_crc32 INT,
-    contour_offset INT, contour_size INT, contour_crc32 INT,
-    facts TEXT, outcome TEXT, reason TEXT, PRIMARY KEY (digest, mask_sha256, view)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shard (
-    split TEXT, number INT, plan TEXT, samples INT, bytes INT, sha256 TEXT, PRIMARY KEY (split, number));
-CREATE TABLE IF NOT EXISTS row (
-    split TEXT, shard INT, place INT, entry BLOB, record TEXT,
-    PRIMARY KEY (split, shard, place)) WITHOUT ROWID;
-"""
-
 
 class Ledger:
     def __init__(self, path: Path) -> None:
         # SQLite's own locks are left out: network file systems often have none, and the build has a lock.
         self._db = sqlite3.connect(f"{path.resolve().as_uri()}?nolock=1", uri=True)
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(TABLES)
 
     def close(self) -> None:
         self._db.close()

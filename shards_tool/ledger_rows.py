@@ -1,8 +1,39 @@
-"""What the rows of the ledger stand for."""
+"""The tables of the ledger, and what their rows stand for."""
 
 import json
 import os
 from dataclasses import dataclass
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS input (
+    source INT, path BLOB, name TEXT, size INT, mtime_ns INT, seen INT,
+    state TEXT, reason TEXT, transfer_syntax TEXT, digest TEXT, mask_sha256 TEXT,
+    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, identities TEXT,
+    PRIMARY KEY (source, path)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS input_name ON input (name);
+CREATE TABLE IF NOT EXISTS meta (absolute TEXT PRIMARY KEY, file TEXT, name TEXT, row TEXT, used INT);
+CREATE INDEX IF NOT EXISTS meta_file ON meta (file);
+CREATE INDEX IF NOT EXISTS meta_name ON meta (name);
+CREATE TABLE IF NOT EXISTS sample (
+    key TEXT PRIMARY KEY, digest TEXT, mask_sha256 TEXT, source INT, path BLOB, transfer_syntax TEXT,
+    split TEXT, duplicate_group TEXT,
+    patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, labels TEXT, reports TEXT,
+    scrubbed INT);
+CREATE INDEX IF NOT EXISTS sample_order ON sample (split, key);
+CREATE TABLE IF NOT EXISTS unplanned (
+    source INT, path BLOB, outcome TEXT, reason TEXT, transfer_syntax TEXT);
+CREATE TABLE IF NOT EXISTS made (
+    digest TEXT, mask_sha256 TEXT, view TEXT, pack TEXT,
+    image_offset INT, image_size INT, image_crc32 INT,
+    contour_offset INT, contour_size INT, contour_crc32 INT,
+    facts TEXT, outcome TEXT, reason TEXT, PRIMARY KEY (digest, mask_sha256, view)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shard (
+    split TEXT, number INT, plan TEXT, samples INT, bytes INT, sha256 TEXT, PRIMARY KEY (split, number));
+CREATE TABLE IF NOT EXISTS row (
+    split TEXT, shard INT, place INT, entry BLOB, record TEXT,
+    PRIMARY KEY (split, shard, place)) WITHOUT ROWID;
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ from shards_tool.files import whole_file, write_whole
 from shards_tool.progress import progress_bar
 from shards_tool.schema import INDEX, INDEX_DTYPE, SPLITS, read_record
 from shards_tool.shard import index_entry
+from shards_tool.shard_check import ShardCheck, open_shard
 from shards_tool.tables import file_sha256, write_index_header
 from shards_tool.tar import idx_text
-from shards_tool.verify import ShardCheck, open_shard, read_manifest, shard_checks
+from shards_tool.verify import read_manifest, shard_checks
 from shards_tool.workers import Died, Step, cpu_count, run_tasks
 
 

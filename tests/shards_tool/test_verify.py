@@ -179,7 +179,7 @@ def test_a_patient_in_two_splits_is_found(data: Path):
 
 
 def test_faults_of_a_shard_are_shown_up_to_a_bound(data: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("shards_tool.verify.MAX_SHOWN", 2)
+    monkeypatch.setattr("shards_tool.shard_check.MAX_SHOWN", 2)
     rewrite(data, lambda name, old: b"x" if name.endswith(".jpg") else old)
     assert sum("the image does not decode" in fault for fault in faults(data)) <= 2
     assert any(fault.endswith("and more") for fault in faults(data))
