@@ -123,10 +123,12 @@ def mask_and_gather(
 def rect_contour(grid: int) -> Float[Tensor, " L"]:
     """The rectangle of arXiv 2404.17926's released code on a grid of `grid` x `grid` patches, as a contour.
 
-    Rows 0.25 G + 1 to 0.75 G, columns 0.125 G + 1 to 0.75 G, the same for every image.
+    Its code has a grid of 20 and masks tokens 0.25 G + 1 to 0.75 G down and 0.125 G + 1 to 0.75 G across, the
+    same for every image: 30% to 80% and 15% to 80% of the side, to the nearest patch here.
     """
+    top, left, end = (round(share * grid) for share in (0.30, 0.15, 0.80))
     contour = torch.zeros(grid, grid)
-    contour[int(0.25 * grid + 1) : int(0.75 * grid + 1), int(0.125 * grid + 1) : int(0.75 * grid + 1)] = 1
+    contour[top:end, left:end] = 1
     return contour.flatten()
 
 

@@ -174,8 +174,8 @@ def test_a_region_at_rate_one_is_kept_before_a_sparse_one(draw):
     assert not bool(result.is_masked_BL[:, 3:7].any())
 
 
-@pytest.mark.parametrize(("grid", "rows", "columns"), [(20, (6, 16), (3, 16)), (80, (21, 61), (11, 61))])
-def test_rect_contour_is_the_released_rectangle(grid, rows, columns):
+@pytest.mark.parametrize(("grid", "rows", "columns"), [(20, (6, 16), (3, 16)), (80, (24, 64), (12, 64))])
+def test_rect_contour_is_the_released_rectangle_in_patches_of_any_size(grid, rows, columns):
     contour = rect_contour(grid).view(grid, grid)
     expected = torch.zeros(grid, grid)
     expected[rows[0] : rows[1], columns[0] : columns[1]] = 1
