@@ -12,27 +12,10 @@ import torch
 
 from xpt.config import Config
 from xpt.files import METRICS, read_json_lines
-from xpt.flops import PEAK_TFLOPS, Work, peak_flops, work
+from xpt.flops import GPUS, Work, known_gpu, peak_flops, work
 from xpt.memory import BYTES, FLOAT32, GB, MOST_LIVE, Memory, pretraining_memory
 from xpt.models.mae import MAE
 
-MEMORY_GB: dict[str, float] = {
-    "A100": 80,
-    "H100 PCIe": 80,
-    "H100": 80,
-    "H200": 141,
-    "GH200": 96,
-    "B100": 192,
-    "B200": 180,
-    "GB200": 186,
-    "L40S": 48,
-    "A40": 48,
-    "A10": 24,
-    "RTX 4090": 24,
-    "RTX 3090": 24,
-    "V100": 32,
-}
-"""Of NVIDIA's data sheets, the larger where there are two; `--device_gb` says otherwise."""
 RESERVE = {True: 3 * GB, False: 1 * GB}
 """Bytes per rank that no estimate covers, on a GPU (context, NCCL, allocator) and on a CPU (libraries)."""
 SIGNAL_SECONDS = 300
@@ -87,11 +70,11 @@ def device_of(name: str, gigabytes: float, ranks: int) -> Device:
     Raises ValueError for a name that is not in the table.
     """
     if name:
-        known = next((part for part in sorted(PEAK_TFLOPS, key=len, reverse=True) if part in name), None)
+        known = known_gpu(name)
         if known is None:
-            raise ValueError(f"--device {name}: not known. There are: {', '.join(PEAK_TFLOPS)}.")
-        size = (gigabytes or MEMORY_GB[known]) * GB
-        return Device(name=known, is_gpu=True, flops=PEAK_TFLOPS[known] * 1e12, bytes=size)
+            raise ValueError(f"--device {name}: not known. There are: {', '.join(GPUS)}.")
+        size = (gigabytes or GPUS[known].gigabytes) * GB
+        return Device(name=known, is_gpu=True, flops=GPUS[known].tflops * 1e12, bytes=size)
     if torch.cuda.is_available():
         device = torch.device("cuda", 0)
         size = gigabytes * GB or float(torch.cuda.get_device_properties(device).total_memory)

@@ -10,6 +10,7 @@ D encoder width, W decoder width.
 
 import time
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 
@@ -21,23 +22,33 @@ SECTOR = 32
 TRAINING = 3
 """Forward and backward over the forward pass."""
 
-PEAK_TFLOPS: dict[str, float] = {
-    "A100": 312.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.4,
-    "H200": 989.4,
-    "GH200": 989.4,
-    "B100": 1750.0,
-    "B200": 2250.0,
-    "GB200": 2500.0,
-    "L40S": 362.1,
-    "A40": 149.7,
-    "A10": 125.0,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.2,
-    "V100": 125.0,
+
+class Gpu(NamedTuple):
+    """What NVIDIA's data sheet says."""
+
+    tflops: float
+    """Dense, bf16 (V100: fp16)."""
+    gigabytes: float
+    """Of memory; the larger where there are two."""
+
+
+GPUS = {
+    "A100": Gpu(312.0, 80),
+    "H100 PCIe": Gpu(756.0, 80),
+    "H100": Gpu(989.4, 80),
+    "H200": Gpu(989.4, 141),
+    "GH200": Gpu(989.4, 96),
+    "B100": Gpu(1750.0, 192),
+    "B200": Gpu(2250.0, 180),
+    "GB200": Gpu(2500.0, 186),
+    "L40S": Gpu(362.1, 48),
+    "A40": Gpu(149.7, 48),
+    "A10": Gpu(125.0, 24),
+    "RTX 4090": Gpu(165.2, 24),
+    "RTX 3090": Gpu(71.2, 24),
+    "V100": Gpu(125.0, 32),
 }
-"""Dense bf16 (V100: fp16) TFLOP/s of NVIDIA's data sheets, by a part of the device's name."""
+"""By a part of the device's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +143,15 @@ def _pixels(config: Config, chosen: int) -> int:
     return round(groups * CHANNELS * patch * -(-patch // SECTOR) * SECTOR)
 
 
+def known_gpu(name: str) -> str | None:
+    """The longest name in the table that is part of `name`."""
+    return max((part for part in GPUS if part in name), key=len, default=None)
+
+
 def peak_flops(device: torch.device) -> float:
     """FLOP/s that `device` is sold for in bf16; of a CPU, or a device that the table lacks, measured."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for part in sorted(PEAK_TFLOPS, key=len, reverse=True):
-            if part in name:
-                return PEAK_TFLOPS[part] * 1e12
-    return measured_flops(device)
+    known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return GPUS[known].tflops * 1e12 if known else measured_flops(device)
 
 
 def measured_flops(device: torch.device) -> float:
