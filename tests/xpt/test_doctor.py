@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,11 @@ def test_a_broken_tool_and_a_model_that_does_not_fit_end_with_status_1(
 ):
     status, said = report(*MACHINE, "--device_gb", "10", folder=tmp_path)
     assert status == 1 and "A step needs" in said and "Set --train.micro_batch" in said
+    needed = re.search(r"A step needs ([\d.]+) GB", said)
+    assert needed is not None
+    # Enough for the step, not for what no estimate covers.
+    status, said = report(*MACHINE, "--device_gb", str(float(needed[1]) + 1), folder=tmp_path)
+    assert status == 1 and "A step needs" in said
     broken = [Check(name="DALI", state="broken", said="no decoder", remedy="make install")]
     monkeypatch.setattr(doctor, "check_environment", lambda: broken)
     status, said = report(*MACHINE, folder=tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xpt.files import write_atomically
+from xpt.files import read_json_lines, write_atomically
 
 
 def test_content_replaces_what_was_there(tmp_path: Path):
@@ -27,3 +27,29 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "a.json"
+    sync, other = os.fsync, os.getpid() + 1
+
+    def meanwhile(descriptor: int) -> None:
+        """Another process writes the same file before this one has renamed its own."""
+        monkeypatch.setattr(os, "fsync", sync)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: other)
+            write_atomically(path, "theirs")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_atomically(path, "ours")
+    assert path.read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    assert read_json_lines(path) == []
+    path.write_text('{"images": 8, "loss": 1.0}\n{"images": 16, "lo')
+    assert read_json_lines(path) == [{"images": 8, "loss": 1.0}]

@@ -272,6 +272,24 @@ def test_a_lateral_film_alone_changes_nothing_but_its_own_study(reported: Path, 
     assert first.is_valid_BS.sum(1).tolist() == [8, 4]
 
 
+def test_validation_must_assert_a_finding_among_the_studies_that_it_looks_at(
+    reported: Path, tmp_path: Path, rank
+):
+    val = task(reported, tmp_path).val
+    silent = next(n for n, texts in enumerate(val.texts) if "odule" in texts["en"])
+    assert silent > 0, "the first study of validation has a nodule"
+    config = tiny(reported, tmp_path)
+
+    def looking_at(films: int) -> None:
+        train = dataclasses.replace(config.train, eval_films=films)
+        splits = (open_shards(reported, name) for name in ("train", "val"))
+        ReportWriting(dataclasses.replace(config, train=train), *splits)
+
+    with pytest.raises(ValueError, match=f"none of the first {silent} reports in en asserts a finding"):
+        looking_at(silent)
+    looking_at(silent + 1)
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [

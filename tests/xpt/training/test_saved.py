@@ -64,6 +64,17 @@ def flip_byte(folder: Path):
     path.write_bytes(content)
 
 
+def test_who_only_reads_renames_nothing(tmp_path: Path):
+    write(tmp_path, 10)
+    flip_byte(write(tmp_path, 20))
+    before = sorted((tmp_path / "checkpoints").iterdir())
+    found = newest(tmp_path, set_aside=False)
+    assert found is not None and found.images == 10
+    assert sorted((tmp_path / "checkpoints").iterdir()) == before
+    assert newest(tmp_path) == found
+    assert (tmp_path / "checkpoints" / "damaged-images-000000000020").exists()
+
+
 DAMAGE = {
     "flipped byte": flip_byte,
     "truncated file": lambda f: (f / "state" / "model.pt").write_bytes(b"w"),
