@@ -205,8 +205,8 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
     max_skipped: int = 8
-    """Steps in a row that are skipped because their gradient is not finite before the run goes back to the
-    weights of its last checkpoint, and on past the films since then."""
+    """Pretraining only: steps in a row that are skipped because their gradient is not finite before the run
+    goes back to the weights of its last checkpoint, and on past the films since then."""
     seed: int = 0
     """Of the initialisation, the sample order, crops and masks."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -215,13 +215,13 @@ class TrainConfig:
     """Between two lines of metrics; also how often ranks compare notes (non-finite loss, checkpoints that are
     complete)."""
     eval_images: int = field(default=1_000_000, metadata=OPERATIONAL)
-    """Between two validations with pictures, with one before the first step and one after the last.
-    0, or more than `images`: never."""
+    """Between two validations; one more comes after the last step. In pretraining, where they have pictures,
+    another one comes before the first step, and 0, or more than `images`, means never."""
     eval_films: int = field(default=1024, metadata=OPERATIONAL)
     """Validation films, the first of the split."""
     probe_films: int = field(default=1024, metadata=OPERATIONAL)
-    """Films of the training and of the validation split, the first ones, by whose labels each validation
-    probes the frozen features; 0: never, nor where the shards have no labels."""
+    """Pretraining only: films of the training and of the validation split, the first ones, by whose labels
+    each validation probes the frozen features; 0: never, nor where the shards have no labels."""
     checkpoint_images: int = field(default=1_000_000, metadata=OPERATIONAL)
     """Between two checkpoints; one is also written at the end."""
     checkpoint_minutes: float = field(default=30.0, metadata=OPERATIONAL)
@@ -230,7 +230,8 @@ class TrainConfig:
     """Longest time that a step, a validation, a checkpoint or a collective may take. Half-way each rank
     writes to RUN/stacks what its threads are doing; then the job ends, and can go on as after any crash."""
     keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
-    """How many of the newest checkpoints stay on disk, beside the one of the lowest validation loss."""
+    """How many of the newest checkpoints stay on disk, in pretraining beside the one of the lowest validation
+    loss (fine-tuning keeps the best weights in RUN/best.pt)."""
     keep_every_images: int = field(default=0, metadata=OPERATIONAL)
     """Beside those, one checkpoint per this many images stays for good; 0: none."""
 
@@ -300,7 +301,8 @@ class RunConfig:
     """Which function of that name the other flags override."""
     # Not `run`: torchrun takes the flag for an abbreviation of its own `--run-path`.
     run_dir: str = field(default="", metadata=OPERATIONAL)
-    """Run folder; empty: runs/PRESET. Starting the same command again goes on from its last checkpoint."""
+    """Run folder; empty: runs/PRESET, in fine-tuning runs/PRESET-TASK-INIT. Starting the same command again
+    goes on from its last checkpoint."""
     ds_config: str = field(default="", metadata=OPERATIONAL)
     """DeepSpeed JSON: ZeRO, offload and communication only; empty: ZeRO stage 1."""
     allow_config_change: bool = field(default=False, metadata=OPERATIONAL)

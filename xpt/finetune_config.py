@@ -108,6 +108,22 @@ class FinetuneConfig(RunConfig):
     recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
+    def __post_init__(self) -> None:
+        check(
+            self.train.eval_images >= 1,
+            "train.eval_images",
+            self.train.eval_images,
+            "at least 1 in fine-tuning, whose best weights validation chooses",
+        )
+        for name in ("max_skipped", "probe_films"):
+            default = getattr(TrainConfig, name)
+            check(
+                getattr(self.train, name) == default,
+                f"train.{name}",
+                getattr(self.train, name),
+                f"its default, {default}, in fine-tuning, which makes no use of it",
+            )
+
     @property
     def tuning(self) -> RecognitionConfig | ReportConfig:
         """The section of the task."""
