@@ -11,12 +11,12 @@ validation are kept in `RUN/best.pt`; `xpt-evaluate RUN` tests them.
 import contextlib
 import io
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from xpt import memory
@@ -31,7 +31,6 @@ from xpt.tasks.choice import task_of
 from xpt.tasks.frozen import fit_frozen
 from xpt.tasks.recognition import Recognition
 from xpt.tasks.task import Task
-from xpt.train import TOLD_TO_STOP, StopSignal, make_run_folder, open_data, report_progress, run_job
 from xpt.training import checkpoint, distributed
 from xpt.training.batches import training_batches, validation_batches
 from xpt.training.distributed import Rank
@@ -47,10 +46,19 @@ from xpt.training.engine import (
 )
 from xpt.training.hands import Hands
 from xpt.training.interval import Interval
-from xpt.training.saved import newest
+from xpt.training.job import (
+    TOLD_TO_STOP,
+    Progress,
+    StopSignal,
+    make_run_folder,
+    open_data,
+    run_job,
+    start_log,
+)
+from xpt.training.saved import folders, newest
 from xpt.training.schedule import layer_groups, learning_rate
 from xpt.training.stragglers import Stragglers
-from xpt.training.telemetry import Pace, RunLog, write_provenance
+from xpt.training.telemetry import RunLog, write_provenance
 from xpt.training.watchdog import Watchdog, limit_start
 
 log = logging.getLogger("xpt")
@@ -67,13 +75,14 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
     train_set, val_set = open_data(config)
     distributed.on_first(lambda: make_run_folder(run))
     task = task_of(config, train_set, val_set)
-    stop = StopSignal()
 
     torch.manual_seed(settings.seed)
-    model = task.model()
-    initialize(model, config)
+    model = task.model().to(rank.device)
     if isinstance(task, Recognition) and isinstance(model, Classifier) and not config.recognition.trains:
-        return fit_frozen(model.to(rank.device), task, config, rank)
+        return probe(model, task, config, ds, rank)
+    stop = StopSignal()
+    if not distributed.on_first(lambda: folders(run)):  # a checkpoint of this run has all weights
+        initialize(model, config)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if rank.is_first:
@@ -84,7 +93,7 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         layer_decay=config.tuning.layer_decay,
         depth=config.model.depth,
     )
-    ema = ema_of(model.to(rank.device), config, ds)
+    ema = ema_of(model, config, ds)
     limit_start(60 * settings.hang_minutes)
     engine = start_engine(model, groups, settings, ds, rank)
     job = checkpoint.Job(
@@ -100,27 +109,24 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
     if ema and images:
         ema.load(beside["ema"])
     last = settings.steps * settings.global_batch
-    run_log = None
-    if rank.is_first:
-        write_provenance(run, config, ds, images)
-        run_log = RunLog(run, images)
-
-    interval, pace, saved_at, waited = Interval(rank.device), Pace(images, last), time.monotonic(), 0.0
-    hands, ranks = Hands(rank.device), Stragglers(rank.device, rank=rank.index, world_size=rank.count)
+    run_log = start_log(run, config, ds, rank, images)
+    progress = Progress(settings, rank, run_log, images)
+    interval, hands = Interval(rank.device), Hands(rank.device)
+    ranks = Stragglers(rank.device, rank=rank.index, world_size=rank.count)
     train = task.train
     with (
         training_batches(train.shards, config, rank, start=images, groups=train.groups) as batches,
-        Watchdog(run, rank.index, seconds=60 * settings.hang_minutes) as watch,
+        Watchdog(run, rank.index, seconds=60 * settings.hang_minutes) as watchdog,
     ):
         while images < last:
             step = images // settings.global_batch
-            watch.begin(f"step {step}")
+            watchdog.begin(f"step {step}")
             rate = learning_rate(images, settings)
             set_learning_rate(engine, rate)
             for micro_step in range(accumulation):
-                watch.phase = "waiting for films"
+                watchdog.phase = "waiting for films"
                 batch = next(batches)
-                watch.phase = "computing"
+                watchdog.phase = "computing"
                 seed_draws(settings.seed, images, micro_step, rank.index)
                 with ranks:
                     loss, loss_B = task.loss(engine, batch)
@@ -133,32 +139,23 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
                 ema.update(step)
 
             is_last, stops = images >= last, hands.show(stop.asked)
-            validates_now = is_last or step % settings.every(max(1, settings.eval_images)) == 0
+            validates_now = is_last or step % settings.every(settings.eval_images) == 0
             saves = is_last or step % settings.every(settings.checkpoint_images) == 0
             if not (stops or validates_now or saves or step % settings.every(settings.log_images) == 0):
                 continue
-            report = interval.close(
-                wait_seconds=batches.wait_seconds - waited,
-                replaced=batches.replaced,
-                asked_to_stop=stops,
-                checkpoint_due=time.monotonic() - saved_at > 60 * settings.checkpoint_minutes,
-                world_size=rank.count,
-            )
-            slowest = ranks.close(wait_seconds=batches.wait_seconds - waited, retries=batches.retries)
-            waited = batches.wait_seconds
-            if run_log is not None:
-                report_progress(run_log, pace, report, slowest, images, last, rate)
-            watch.begin(f"validation or checkpoint after {images} images")
+            report, slowest = progress.agree(interval, ranks, batches)
+            progress.write(report, slowest, images, rate)
+            watchdog.begin(f"validation or checkpoint after {images} images")
             checkpoints.complete()
             if validates_now:
                 best = validate(engine, task, config, rank, run_log, images, best, ema)
-            if saves or report.checkpoint_due or report.asked_to_stop:
+            if saves or stops or report.checkpoint_due:
                 checkpoints.begin(images, beside={"best": best, "ema": ema.state() if ema else []})
-                if is_last or report.asked_to_stop:
+                if is_last or stops:
                     checkpoints.complete()
-                saved_at = time.monotonic()
-            pace.start_interval(images)
-            if report.asked_to_stop and not is_last:
+                progress.saved()
+            progress.go_on(images)
+            if stops and not is_last:
                 log.info(
                     "stopped after %s images, as asked; the same command goes on from here", f"{images:,}"
                 )
@@ -169,30 +166,54 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
     return 0
 
 
+def probe(
+    model: Classifier, task: Recognition, config: FinetuneConfig, ds: dict[str, Any], rank: Rank
+) -> int:
+    """A run without training steps. A signal ends it at once: there is nothing to go on from."""
+    run = Path(config.run_dir)
+    if folders(run) or (run / BEST).exists():
+        raise ValueError(
+            f"--run_dir {run}: holds a run with training steps, and xpt-evaluate would read that one. Give "
+            f"the protocol {config.recognition.protocol} a folder of its own."
+        )
+    if rank.is_first:
+        write_provenance(run, config, ds, 0)
+    initialize(model, config)
+    return fit_frozen(model, task, config, rank)
+
+
 def initialize(model: Classifier | ReportModel, config: FinetuneConfig) -> None:
-    """The encoder's weights from `--init`. Raises ValueError where they are not of this architecture."""
+    """The encoder's weights from `--init`, which the first rank reads for all; the model is on its device.
+
+    Raises ValueError, on all ranks, where they are not of this architecture.
+    """
     if not config.init:
         return
     source = Path(config.init)
-    if source.is_dir():
-        found = newest(source)
-        if found is None:
-            raise ValueError(f"--init {source}: no checkpoint in it; wanted a run folder of xpt-train")
-        theirs, ours = found.description["config"]["model"], as_json(config)["model"]
-        names = ("patch", "width", "depth", "heads", "mlp_ratio")
-        different = [f"--model.{n} {theirs[n]} (now {ours[n]})" for n in names if theirs[n] != ours[n]]
-        if different:
-            raise ValueError(
-                f"--init {source}: a model of another architecture. Set {', '.join(different)}, or the "
-                "--preset of that run."
-            )
-        weights = checkpoint_weights(found.folder)
-    elif source.is_file():
-        weights = read_weights(source)
-    else:
-        raise ValueError(f"--init {source}: no such run folder or file")
-    load_encoder(model.encoder, weights, str(source))
+    distributed.on_first(lambda: load_encoder(model.encoder, read_init(source, config), str(source)))
+    for tensor in model.encoder.state_dict().values():
+        dist.broadcast(tensor, src=0)
     log.info("encoder from %s", source)
+
+
+def read_init(source: Path, config: FinetuneConfig) -> dict[str, torch.Tensor]:
+    """The weights in a run's newest intact checkpoint, or in a file."""
+    if source.is_file():
+        return read_weights(source)
+    if not source.is_dir():
+        raise ValueError(f"--init {source}: no such run folder or file")
+    found = newest(source, set_aside=False)
+    if found is None:
+        raise ValueError(f"--init {source}: no checkpoint in it; wanted a run folder of xpt-train")
+    theirs, ours = found.description["config"]["model"], as_json(config)["model"]
+    names = ("patch", "width", "depth", "heads", "mlp_ratio")
+    different = [f"--model.{n} {theirs[n]} (now {ours[n]})" for n in names if theirs[n] != ours[n]]
+    if different:
+        raise ValueError(
+            f"--init {source}: a model of another architecture. Set {', '.join(different)}, or the "
+            "--preset of that run."
+        )
+    return checkpoint_weights(found.folder)
 
 
 def ema_of(model: nn.Module, config: FinetuneConfig, ds: dict[str, Any]) -> Ema | None:

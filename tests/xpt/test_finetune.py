@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -138,11 +139,39 @@ def test_frozen_probes_write_what_evaluation_reads(
     labelled_shards: Path, tmp_path: Path, rank: Rank, protocol
 ):
     config = tiny(labelled_shards, tmp_path / "run", protocol=protocol)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
     assert finetune.finetune(config, {}, rank) == 0
+    # Nothing is left to go on from, so a signal must end it at once.
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"] == as_json(config)
     scores = evaluate.evaluate(Options(run=tmp_path / "run"), rank)
     assert scores["films"] == len(open_shards(labelled_shards, "test"))
     with pytest.raises(ValueError, match="has no heat maps"):
         evaluate.evaluate(Options(run=tmp_path / "run", boxes=tmp_path / "boxes.parquet"), rank)
+
+
+@pytest.mark.launch
+def test_a_frozen_probe_is_refused_in_the_folder_of_a_trained_run(
+    labelled_shards: Path, whole: Path, rank: Rank
+):
+    before = (whole / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="Give the protocol knn a folder of its own"):
+        finetune.finetune(tiny(labelled_shards, whole, protocol="knn"), {}, rank)
+    assert (whole / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "wanted"),
+    [
+        ("eval_images", 0, "at least 1 in fine-tuning, whose best weights validation chooses"),
+        ("max_skipped", 3, "its default, 8, in fine-tuning"),
+        ("probe_films", 0, "its default, 1024, in fine-tuning"),
+    ],
+)
+def test_settings_of_pretraining_alone_are_refused(flag: str, value: int, wanted: str):
+    with pytest.raises(ValueError, match=f"config field train.{flag}: got {value}, wanted {wanted}"):
+        dataclasses.replace(demo(), train=dataclasses.replace(demo().train, **{flag: value}))
 
 
 def tiny(shards: Path, run: Path, **recognition) -> FinetuneConfig:
@@ -227,7 +256,7 @@ def test_a_validation_split_where_nobody_is_ill_is_refused(
 
 
 def test_another_architecture_is_refused_with_the_flags_to_set(
-    labelled_shards: Path, tmp_path: Path, whole: Path
+    labelled_shards: Path, tmp_path: Path, whole: Path, rank: Rank
 ):
     with pytest.raises(ValueError, match=r"missing: blocks\.2\.attn.*of another shape"):
         config = dataclasses.replace(
@@ -246,7 +275,7 @@ def test_another_architecture_is_refused_with_the_flags_to_set(
 
 @pytest.mark.launch
 def test_a_runs_checkpoint_gives_its_encoder_at_another_size(
-    labelled_shards: Path, tmp_path: Path, whole: Path
+    labelled_shards: Path, tmp_path: Path, whole: Path, rank: Rank
 ):
     config = dataclasses.replace(
         tiny(labelled_shards, tmp_path),
@@ -259,6 +288,25 @@ def test_a_runs_checkpoint_gives_its_encoder_at_another_size(
     torch.testing.assert_close(
         model.encoder.state_dict()["blocks.1.mlp.fc1.weight"], saved["encoder.blocks.1.mlp.fc1.weight"]
     )
+
+
+@pytest.mark.launch
+def test_the_run_that_init_names_is_read_once_left_as_it_is_and_not_needed_to_go_on(
+    labelled_shards: Path, tmp_path: Path, whole: Path
+):
+    init = tmp_path / "init"
+    shutil.copytree(whole, init)
+    saved = sorted((init / "checkpoints").glob("images-*"))
+    state = saved[-1] / "state" / "mp_rank_00_model_states.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    flags = ("--init", str(init), "--train.images", "128", "--train.micro-batch", "4")
+    run = tune(tmp_path / "run", labelled_shards, *flags, ranks=2)
+    assert run.wait() == [0, 0], run.output()
+    assert run.output().count(f"{saved[-1].name} is damaged") == 1
+    assert sorted((init / "checkpoints").glob("*images-*")) == saved
+    shutil.rmtree(init)
+    again = tune(tmp_path / "run", labelled_shards, *flags, ranks=2)
+    assert again.wait() == [0, 0], again.output()
 
 
 def splits(shards: Path):

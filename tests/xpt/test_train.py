@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import ROOT
 from tests.xpt.conftest import TINY, free_port, rows, start, trace
 from xpt import train
+from xpt.training.job import TOLD_TO_STOP, StopSignal
 from xpt.training.saved import newest
 
 pytestmark = pytest.mark.launch
@@ -167,7 +168,7 @@ def test_a_run_that_is_asked_to_stop_saves_first(shards: Path, tmp_path: Path, u
     run = start(tmp_path / "run", shards)
     run.wait_for_images(8)
     run.send(signal.SIGTERM)
-    assert run.wait() == [train.TOLD_TO_STOP], run.output()
+    assert run.wait() == [TOLD_TO_STOP], run.output()
     saved = max((run.folder / "checkpoints").glob("images-*")).name
     assert 8 <= int(saved.removeprefix("images-")) < 96
     assert start(run.folder, shards).wait() == [0]
@@ -217,7 +218,7 @@ def handlers_kept() -> Iterator[None]:
 
 def test_slurms_second_sigterm_changes_nothing_and_a_sigint_then_ends_at_once():
     with handlers_kept():
-        stop = train.StopSignal()
+        stop = StopSignal()
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked

@@ -40,7 +40,6 @@ class Report:
     """That ranks waited for data, mean over ranks."""
     replaced: int
     """Damaged films replaced since this process started, over all ranks."""
-    asked_to_stop: bool
     checkpoint_due: bool
 
 
@@ -65,7 +64,6 @@ class Interval:
         *,
         wait_seconds: float,
         replaced: int,
-        asked_to_stop: bool,
         checkpoint_due: bool,
         world_size: int,
     ) -> Report:
@@ -81,10 +79,10 @@ class Interval:
         else:
             own = torch.tensor([math.nan, 0, math.nan], dtype=torch.float64, device=self._device)
         host = torch.tensor(
-            [wait_seconds, replaced, asked_to_stop, checkpoint_due], dtype=torch.float64, device=self._device
+            [wait_seconds, replaced, checkpoint_due], dtype=torch.float64, device=self._device
         )
         totals = torch.cat([own, host])
-        loss, bad, norm, wait, replaced_all, stop, due = (all_reduce(totals) / world_size).tolist()
+        loss, bad, norm, wait, replaced_all, due = (all_reduce(totals) / world_size).tolist()
         if bad > 0:
             raise self._non_finite()
         self._parts.clear()
@@ -94,7 +92,6 @@ class Interval:
             grad_norm=norm,
             wait_seconds=wait,
             replaced=round(replaced_all * world_size),
-            asked_to_stop=stop > 0,
             checkpoint_due=due > 0,
         )
 

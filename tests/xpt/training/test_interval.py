@@ -6,7 +6,7 @@ import torch
 from xpt.training import interval
 from xpt.training.interval import Interval, NonFiniteError
 
-REST = {"wait_seconds": 0.5, "replaced": 3, "asked_to_stop": False, "checkpoint_due": True}
+REST = {"wait_seconds": 0.5, "replaced": 3, "checkpoint_due": True}
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_report_is_the_mean_over_images_and_starts_afresh():
     part = filled((0, {"a": 1.0, "b": 2.0}, 9.0), (1, {"c": 3.0, "d": 6.0}, 2.0))
     report = part.close(world_size=1, **REST)
     assert (report.loss, report.grad_norm, report.replaced) == (3.0, 2.0, 3)
-    assert (report.asked_to_stop, report.checkpoint_due) == (False, True)
+    assert report.checkpoint_due
     part.add_losses(2, ["e", "f"], torch.tensor([5.0, 5.0]))
     part.add_norm(2, torch.tensor(1.0))
     assert part.close(world_size=1, **REST).loss == 5.0

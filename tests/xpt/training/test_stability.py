@@ -30,7 +30,7 @@ def norm_and_digest(engine, norm=train.gradient_norm):
     parts = [*engine.module.parameters(), *(v for of in state.values() for v in of.values())]
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parts)).hexdigest()
     with open(sys.argv[sys.argv.index("--run_dir") + 1] + "-digests", "a") as file:
-        if train.dist.get_rank() == 0:
+        if torch.distributed.get_rank() == 0:
             file.write(digest + "\\n")
     return norm(engine)
 
@@ -102,6 +102,38 @@ def test_a_run_that_goes_on_before_skipped_steps_skips_them_alike(
     assert counts == [
         [row[name] for name in ("skipped", "rollbacks", "norm_spikes")] for row in rows(poisoned)
     ]
+
+
+STOPPED = """
+import os, signal
+
+class Stopped(train.MAE):
+    def forward(self, image, contour, valid, position, *rest, **named):
+        if position[0] // 8 == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(image, contour, valid, position, *rest, **named)
+
+train.MAE = Stopped
+"""
+"""Asked in step 7, all ranks stop after step 8: the second of three that are skipped."""
+
+
+@pytest.mark.launch
+def test_a_stop_among_skipped_steps_leaves_the_last_clean_checkpoint_to_go_on_from(
+    shards: Path, poisoned: Path, tmp_path: Path
+):
+    run = start(tmp_path / "run", shards, *FLAGS, ranks=2, sabotage=POISON + STOPPED)
+    assert run.wait() == [75, 75], run.output()
+    assert (
+        "stopped after 72 images, as asked; the same command goes on from the last checkpoint" in run.output()
+    )
+    saved = sorted(p.name for p in (run.folder / "checkpoints").glob("images-*"))
+    assert saved == [f"images-{images:012d}" for images in (24, 48)]
+    run = start(run.folder, shards, *FLAGS, ranks=2, sabotage=POISON)
+    assert run.wait() == [0, 0], run.output()
+    assert "48 of 96 images done" in run.output()
+    assert trace(run.folder) == trace(poisoned)
+    assert skipped(run.folder) == skipped(poisoned)
 
 
 def fed(watch: Watch, norms: list[float], first: int = 0, *, settle: bool = False) -> list[int]:
