@@ -152,10 +152,10 @@ def localisation(
             f"--boxes: none is of a film of split {split.shards.split} and of {', '.join(test.findings)}"
         )
     judged: dict[str, dict[str, Found]] = {name: {} for name in test.findings}
-    for look in looked(trained, split, wanted, rank):
-        if (look.key, look.finding) in boxes:
-            shown = within(look.window_4, boxes[look.key, look.finding])
-            judged[look.finding][look.key] = judge(look.heat_GG, shown)
+    for heat in film_heats(trained, split, wanted, rank):
+        if (heat.key, heat.finding) in boxes:
+            shown = within(heat.window_4, boxes[heat.key, heat.finding])
+            judged[heat.finding][heat.key] = judge(heat.heat_GG, shown)
     rows = {}
     for name, films in judged.items():
         if not films:
@@ -186,7 +186,7 @@ def pictures(trained: Trained, split: Labelled, test: Predictions, count: int, r
     if not wanted:
         return []
     keys = {key for key, _, _ in wanted}
-    shown = {(look.key, look.finding): look for look in looked(trained, split, keys, rank)}
+    shown = {(heat.key, heat.finding): heat for heat in film_heats(trained, split, keys, rank)}
     return [
         Example(
             key=key,
@@ -200,7 +200,7 @@ def pictures(trained: Trained, split: Labelled, test: Predictions, count: int, r
     ]
 
 
-class Look(NamedTuple):
+class FilmHeat(NamedTuple):
     """Where the model looked in a film for a finding."""
 
     key: str
@@ -211,7 +211,7 @@ class Look(NamedTuple):
     """As `Batch.window_B4`."""
 
 
-def looked(trained: Trained, split: Labelled, keys: set[str], rank: Rank) -> Iterator[Look]:
+def film_heats(trained: Trained, split: Labelled, keys: set[str], rank: Rank) -> Iterator[FilmHeat]:
     """Each of the films and each finding."""
     is_wanted_N = np.array([key in keys for key in split.samples.keys])
     with whole_frames(select_rows(split.shards, is_wanted_N), trained.config, rank) as batches:
@@ -221,7 +221,7 @@ def looked(trained: Trained, split: Labelled, keys: set[str], rank: Rank) -> Ite
                 for film, key in enumerate(batch.keys):
                     if batch.weight_B[film]:
                         image_HW = batch.image_BCHW[film, 0].cpu().numpy()
-                        yield Look(key, finding, image_HW, heat_BGG[film], batch.window_B4[film])
+                        yield FilmHeat(key, finding, image_HW, heat_BGG[film], batch.window_B4[film])
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xpt.data.index import open_shards
-from xpt.evaluation.looking import looks
-from xpt.evaluation.report_page import Look, ReportExample, Text, report_page
+from xpt.evaluation.report_page import ReportExample, Text, WordHeat, report_page
 from xpt.evaluation.report_scores import (
     FREQUENT,
     MODEL,
@@ -27,11 +26,12 @@ from xpt.evaluation.report_scores import (
     rows_of,
     shuffled,
 )
+from xpt.evaluation.word_heat import word_heat
 from xpt.files import without_nan, write_atomically
 from xpt.models.classifier import mean_of_valid
 from xpt.models.report_decoder import ReportDecoder
 from xpt.tasks.best import TrainedWriter
-from xpt.tasks.report import ReportWriting, Written, look
+from xpt.tasks.report import ReportWriting, Written, study_input
 from xpt.tasks.studies import Studies
 from xpt.text.findings import mentions
 from xpt.text.normalise import Language
@@ -134,10 +134,10 @@ def features(trained: TrainedWriter, split: Studies, rank: Rank) -> Float[Tensor
     found_NW = torch.zeros(len(split), trained.config.model.width)
     with whole_frames(split.shards, trained.config, rank, groups=split.groups) as batches:
         for batch in batches:
-            looked = look(split, batch)
-            tokens_BVLW, is_valid_BVL = trained.model.tokens(*looked.films)
+            found = study_input(split, batch)
+            tokens_BVLW, is_valid_BVL = trained.model.tokens(*found.films)
             mean_BW = mean_of_valid(tokens_BVLW.float().flatten(1, 2), is_valid_BVL.flatten(1, 2))
-            found_NW[looked.rows] = F.normalize(mean_BW, dim=1).cpu()
+            found_NW[found.rows] = F.normalize(mean_BW, dim=1).cpu()
     return found_NW
 
 
@@ -157,29 +157,29 @@ def pictures(
         split.shards, trained.config, rank, batch=1, films=count, groups=split.groups
     ) as batches:
         for batch in batches:
-            looked = look(split, batch)
-            (row,) = looked.rows
+            inputs = study_input(split, batch)
+            (row,) = inputs.rows
             texts = []
             for language, found in written.items():
                 if row in found.rows:
                     place = found.rows.index(row)
                     told = found.candidates[place]
-                    shown = looks_of(trained, looked.films, told, language)
+                    shown = heats_of(trained, inputs.films, told, language)
                     texts.append(
-                        Text(language=language, reference=found.references[place], told=told, looks=shown)
+                        Text(language=language, reference=found.references[place], told=told, heats=shown)
                     )
             image_HW = batch.image_BCHW[0, 0].cpu().numpy()
             examples.append(ReportExample(name=split.names[row], image_HW=image_HW, texts=texts))
     return examples
 
 
-def looks_of(trained: TrainedWriter, films: Any, told: str, language: Language) -> list[Look]:  # noqa: ANN401
+def heats_of(trained: TrainedWriter, films: Any, told: str, language: Language) -> list[WordHeat]:  # noqa: ANN401
     """Heat on the first film for the words of `told` that name findings."""
     if not isinstance(trained.model.decoder, ReportDecoder):
         return []
     tokenizer = trained.writer.tokenizer
     ids = tokenizer.encode(told, language)[: trained.config.report.longest]
-    heat_TGG = looks(trained.model, films, torch.tensor([ids]).to(films[0].device))[0, :, 0].float().cpu()
+    heat_TGG = word_heat(trained.model, films, torch.tensor([ids]).to(films[0].device))[0, :, 0].float().cpu()
     ends = [len(tokenizer.decode(ids[1:stop])) for stop in range(1, len(ids) + 1)]
     spans = mentions(told, language)[:WORDS_SHOWN] or [(0, len(told))]
     shown = []
@@ -188,5 +188,5 @@ def looks_of(trained: TrainedWriter, films: Any, told: str, language: Language) 
         places = [t - 1 for t in range(1, len(ids)) if ends[t - 1] < end and ends[t] > start]
         if places:
             heat_GG = heat_TGG[places].mean(0)
-            shown.append(Look(start=start, end=end, heat_GG=(heat_GG / heat_GG.max()).numpy()))
+            shown.append(WordHeat(start=start, end=end, heat_GG=(heat_GG / heat_GG.max()).numpy()))
     return shown

@@ -21,7 +21,7 @@ _OWN_STYLE = """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Look:
+class WordHeat:
     """Where the model looked for some words of a text."""
 
     start: int
@@ -36,7 +36,7 @@ class Text:
     language: Language
     reference: str
     told: str
-    looks: list[Look]
+    heats: list[WordHeat]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,15 +114,15 @@ def _published(name: str, rows: dict[str, Any]) -> str:
 
 def _example(example: ReportExample) -> str:
     parts = [f"<div class=study><p>Study {html.escape(example.name)}</p><div class=row>"]
-    if not any(text.looks for text in example.texts):
+    if not any(text.heats for text in example.texts):
         parts.append(_picture(example.image_HW, None, "film"))
     for text in example.texts:
         parts.append(
             f"<div class=text lang={text.language}><p><b>{text.language}, reference.</b> "
             f"{html.escape(text.reference)}</p><p><b>Generated.</b> {_marked(text)}</p><div class=row>"
         )
-        for look in text.looks:
-            parts.append(_picture(example.image_HW, look.heat_GG, text.told[look.start : look.end][:40]))
+        for heat in text.heats:
+            parts.append(_picture(example.image_HW, heat.heat_GG, text.told[heat.start : heat.end][:40]))
         parts.append("</div></div>")
     return "".join(parts) + "</div></div>"
 
@@ -130,12 +130,12 @@ def _example(example: ReportExample) -> str:
 def _marked(text: Text) -> str:
     """The generated text, with the words that are looked up marked."""
     parts, done = [], 0
-    for look in text.looks:
-        if look.start < done or (look.start, look.end) == (0, len(text.told)):
+    for heat in text.heats:
+        if heat.start < done or (heat.start, heat.end) == (0, len(text.told)):
             continue
-        parts.append(html.escape(text.told[done : look.start]))
-        parts.append(f"<mark>{html.escape(text.told[look.start : look.end])}</mark>")
-        done = look.end
+        parts.append(html.escape(text.told[done : heat.start]))
+        parts.append(f"<mark>{html.escape(text.told[heat.start : heat.end])}</mark>")
+        done = heat.end
     return "".join(parts) + html.escape(text.told[done:])
 
 

@@ -22,9 +22,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises ValueError where it holds none.
     """
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"--init {path}: damaged, or no file of safetensors ({error})") from error
     try:
         content = read_saved(path)
     except ValueError as error:

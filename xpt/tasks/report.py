@@ -36,7 +36,7 @@ WORDS: dict[Language, Words] = {"en": english_words, "zh": chinese_characters}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
+class StudyInput:
     """The studies of a batch as the model takes them, without their texts."""
 
     rows: list[int]
@@ -120,23 +120,23 @@ class ReportWriting:
 
         A study's loss is the mean over its texts, a text's the mean over its tokens.
         """
-        looked = look(self.train, batch)
-        study_R, ids_RT = self._texts(self.train, looked)
-        logit_RTC = model(*looked.films[:3], study_R, ids_RT[:, :-1], looked.films[3])
-        loss_B = study_losses(logit_RTC, ids_RT[:, 1:], study_R, len(looked.rows))
-        return loss_B.mean(), loss_B.detach().repeat_interleave(len(batch.keys) // len(looked.rows))
+        inputs = study_input(self.train, batch)
+        study_R, ids_RT = self._texts(self.train, inputs)
+        logit_RTC = model(*inputs.films[:3], study_R, ids_RT[:, :-1], inputs.films[3])
+        loss_B = study_losses(logit_RTC, ids_RT[:, 1:], study_R, len(inputs.rows))
+        return loss_B.mean(), loss_B.detach().repeat_interleave(len(batch.keys) // len(inputs.rows))
 
-    def _texts(self, split: Studies, looked: Looked) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R T"]]:
+    def _texts(self, split: Studies, inputs: StudyInput) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R T"]]:
         """Which study of the batch each text is of, and its tokens, filled up with PAD."""
         texts = [
             (place, self.tokenizer.encode(text, language)[: self.settings.longest + 1])
-            for place, row in enumerate(looked.rows)
+            for place, row in enumerate(inputs.rows)
             for language, text in split.texts[row].items()
         ]
         longest = max(len(ids) for _, ids in texts)
         ids_RT = torch.tensor([ids + [PAD] * (longest - len(ids)) for _, ids in texts])
         study_R = torch.tensor([place for place, _ in texts])
-        device = looked.films[0].device
+        device = inputs.films[0].device
         return study_R.to(device, non_blocking=True), ids_RT.to(device, non_blocking=True)
 
     def validate(self, model: ReportModel, batches: Iterable[Batch]) -> dict[str, float]:
@@ -167,20 +167,20 @@ class ReportWriting:
         losses: dict[int, float] = {}
         reports: dict[tuple[int, Language], str] = {}
         for batch in batches:
-            looked = look(split, batch)
-            first_F = batch.weight_B.tolist()[:: len(batch.keys) // len(looked.rows)]
-            memory = model.remember(*looked.films)
-            study_R, ids_RT = self._texts(split, looked)
+            inputs = study_input(split, batch)
+            first_F = batch.weight_B.tolist()[:: len(batch.keys) // len(inputs.rows)]
+            memory = model.remember(*inputs.films)
+            study_R, ids_RT = self._texts(split, inputs)
             logit_RTC = model.decoder(ids_RT[:, :-1], Memory(*(x[study_R] for x in memory)))
-            loss_B = study_losses(logit_RTC, ids_RT[:, 1:], study_R, len(looked.rows)).tolist()
+            loss_B = study_losses(logit_RTC, ids_RT[:, 1:], study_R, len(inputs.rows)).tolist()
             kept = [place for place, weight in enumerate(first_F) if weight]
-            losses |= {looked.rows[place]: loss_B[place] for place in kept}
+            losses |= {inputs.rows[place]: loss_B[place] for place in kept}
             for language in self.settings.languages:
-                wanted = [place for place in kept if language in split.texts[looked.rows[place]]]
+                wanted = [place for place in kept if language in split.texts[inputs.rows[place]]]
                 if wanted:
                     texts = self.writer.reports(model, Memory(*(x[wanted] for x in memory)), language)
                     for place, text in zip(wanted, texts, strict=True):
-                        reports[looked.rows[place], language] = text
+                        reports[inputs.rows[place], language] = text
         model.train()
         for theirs, written in gather_objects((losses, reports)):
             losses |= theirs
@@ -197,7 +197,7 @@ class ReportWriting:
         return list(losses.values()), by_language
 
 
-def look(split: Studies, batch: Batch) -> Looked:
+def study_input(split: Studies, batch: Batch) -> StudyInput:
     """The batch by studies. What stands in for a study's first film brings its own study's texts; what stands
     in for another film is not looked at."""
     views = split.groups.rows_NV.shape[1]
@@ -210,7 +210,7 @@ def look(split: Studies, batch: Batch) -> Looked:
     ]
     device = batch.image_BCHW.device
     there_M = torch.tensor(there).to(device, non_blocking=True)
-    return Looked(rows=rows, films=(batch.image_BCHW, batch.is_valid_BL, there_M, len(rows)))
+    return StudyInput(rows=rows, films=(batch.image_BCHW, batch.is_valid_BL, there_M, len(rows)))
 
 
 def study_losses(

@@ -14,7 +14,7 @@ from xpt.models.report_model import ReportModel
 
 
 @torch.no_grad()
-def looks(
+def word_heat(
     model: ReportModel,
     films: tuple[Tensor, Tensor, Tensor, int],
     ids_BT: Int64[Tensor, "B T"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xpt.config import EncoderConfig
-from xpt.evaluation.looking import looks
+from xpt.evaluation.word_heat import word_heat
 from xpt.models.report_decoder import PoolConnector, QueryConnector, ReportDecoder
 from xpt.models.report_model import ReportModel
 
@@ -61,7 +61,7 @@ def test_looks_are_the_attention_of_the_forward_pass(connector: str, monkeypatch
         square_BTVgg = share_BTS.unflatten(2, (VIEWS, GRID // 2, GRID // 2)) / 4
         wanted_BTVGG = nn.Upsample(scale_factor=2)(square_BTVgg.flatten(0, 1)).unflatten(0, (STUDIES, -1))
 
-    found_BTVGG = looks(model, (image_FCHW, is_valid_FL, there_M, STUDIES), ids_BT)
+    found_BTVGG = word_heat(model, (image_FCHW, is_valid_FL, there_M, STUDIES), ids_BT)
     torch.testing.assert_close(found_BTVGG, wanted_BTVGG)
     torch.testing.assert_close(found_BTVGG.sum((2, 3, 4)), torch.ones(STUDIES, 6))
     assert not found_BTVGG[1, :, 1].any()  # a film that is not there is not looked at
