@@ -56,7 +56,8 @@ class Options:
     """Data set with labels; None: phantoms."""
     preset: str = "demo"
     flags: str = ""
-    """Flags of xpt-train that all runs share; empty: for phantoms those of `benchmarks.recognition`."""
+    """Flags of xpt-train that all runs share, as `--flags="--model.side 64"`; empty: for phantoms those of
+    `benchmarks.recognition`."""
     images: int = 6_000
     """Of the base, and of every arm at equal images."""
     seeds: int = 3

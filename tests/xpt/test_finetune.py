@@ -19,6 +19,7 @@ from xpt.data.index import open_shards
 from xpt.evaluate import Options
 from xpt.evaluation.predictions import read_predictions
 from xpt.finetune_config import FinetuneConfig, RecognitionConfig, demo, from_json
+from xpt.models.init import read_weights
 from xpt.tasks.recognition import Recognition
 from xpt.training.distributed import Rank
 
@@ -128,6 +129,17 @@ def test_it_learns_and_the_evaluation_says_so(whole: Path, rank: Rank, tmp_path:
     assert against["mean"]["value"] == 0
     assert against["mean"]["p_value"] == 1
 
+    # Predictions of a test split that other shards had do not count for shards without one.
+    without = Path(shutil.copytree(Path(config.data.path), tmp_path / "without"))
+    manifest = json.loads((without / "manifest.json").read_bytes())
+    manifest["splits"]["test"] = {"samples": 0, "patients": 0, "shards": []}
+    (without / "manifest.json").write_text(json.dumps(manifest))
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    scores = evaluate.evaluate(Options(run=copy, data=str(without), examples=0), rank)
+    assert scores["split"] == "val"
+    with pytest.raises(ValueError, match="--protocol: of runs that write reports"):
+        evaluate.evaluate(Options(run=whole, protocol="r2gen"), rank)
+
 
 def labels_of(shards: Path, split: str) -> list[dict[str, float]]:
     table = pq.read_table(shards / "samples.parquet", filters=[("split", "=", split)])
@@ -149,6 +161,8 @@ def test_frozen_probes_write_what_evaluation_reads(
     assert scores["films"] == len(open_shards(labelled_shards, "test"))
     with pytest.raises(ValueError, match="has no heat maps"):
         evaluate.evaluate(Options(run=tmp_path / "run", boxes=tmp_path / "boxes.parquet"), rank)
+    with pytest.raises(ValueError, match="a probe without training predicts as it is fitted"):
+        evaluate.evaluate(Options(run=tmp_path / "run", data=str(labelled_shards)), rank)
 
 
 @pytest.mark.launch
@@ -253,6 +267,19 @@ def test_a_validation_split_where_nobody_is_ill_is_refused(
     monkeypatch.setattr(recognition, "read_samples", healthy)
     with pytest.raises(ValueError, match="split val: no finding has both a positive and a negative film"):
         task(labelled_shards)
+
+
+def test_validation_must_define_a_finding_among_the_films_that_it_looks_at(labelled_shards: Path):
+    config = tiny(labelled_shards, labelled_shards)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, eval_films=1))
+    with pytest.raises(ValueError, match="among its first 1, so no model can be chosen"):
+        Recognition(config, open_shards(labelled_shards, "train"), open_shards(labelled_shards, "val"))
+
+
+def test_a_damaged_file_of_weights_is_refused(tmp_path: Path):
+    (tmp_path / "weights.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(ValueError, match=r"--init .*weights.safetensors: damaged"):
+        read_weights(tmp_path / "weights.safetensors")
 
 
 def test_another_architecture_is_refused_with_the_flags_to_set(

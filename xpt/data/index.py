@@ -99,12 +99,6 @@ def open_shards(root: Path, split: str, *, check_files: bool = True) -> ShardSet
     return shard_set
 
 
-def has_split(root: Path, split: str) -> bool:
-    """Whether the data set has films in the split. Raises ValueError as `open_shards` does."""
-    manifest = _parse_manifest(_read_manifest(root), root / schema.MANIFEST)
-    return bool(manifest.get("splits", {}).get(split, {}).get("samples"))
-
-
 def expect_random_reads(shards: ShardSet) -> None:
     """Tell the system that rows will be read here and there: it need not read on around each, which in a
     large index costs a millisecond per film, and more where files are far."""

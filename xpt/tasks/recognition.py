@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xpt.data.batch import Batch
-from xpt.data.index import ShardSet, has_split, open_shards, select_rows
+from xpt.data.index import ShardSet, filled_splits, open_shards, select_rows
 from xpt.data.labels import (
     Kind,
     LabelMap,
@@ -116,7 +116,7 @@ class Recognition:
 
         Raises ValueError where a patient of it is in another split.
         """
-        if not has_split(self.val.shards.root, "test"):
+        if "test" not in filled_splits(self.val.shards.root):
             return [self.val]
         test_set = open_shards(self.val.shards.root, "test")
         samples = read_samples(test_set)

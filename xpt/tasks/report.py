@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from xpt.data.batch import Batch
-from xpt.data.index import ShardSet, has_split, open_shards
+from xpt.data.index import ShardSet, filled_splits, open_shards
 from xpt.data.labels import check_disjoint
 from xpt.finetune_config import FinetuneConfig
 from xpt.models.report_decoder import Memory
@@ -106,7 +106,7 @@ class ReportWriting:
         Raises ValueError where a patient of it is in another split.
         """
         root = self.val.shards.root
-        if not has_split(root, "test"):
+        if "test" not in filled_splits(root):
             return [self.val]
         test = read_studies(open_shards(root, "test"), self.settings)
         check_disjoint({"train": self.train.patients, "val": self.val.patients, "test": test.patients})
