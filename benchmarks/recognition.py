@@ -1,20 +1,18 @@
-"""What pretraining and resolution are worth on synthetic patients.
+"""What pretraining is worth on synthetic patients.
 
     python -m benchmarks.recognition --work FOLDER [--json FILE]
 
-Three questions, three seeds, intervals by patient on films of patients that no model has seen:
+Two questions, three seeds, intervals by patient on films of patients that no model has seen:
 
 1. At 10% of the labels, does fine-tuning from a pretrained encoder beat training from scratch?
-2. On nodules of 5 to 12 mm, does a higher resolution beat 224 pixels?
-3. Do frozen pretrained features separate every finding? Beside them the film's grey values, without an
+2. Do frozen pretrained features separate every finding? Beside them the film's grey values, without an
    encoder, because phantoms are easier than patients.
 
-The first and the third are asked of findings that are large enough for 96 pixels (`phantom_shards.py`), the
-second of films with several small nodules. Films are cropped to the chest. Everything lies in FOLDER: a step
-that is done is not done again, so a killed benchmark goes on. All on one CPU thread.
+Findings are large enough for 96 pixels (`phantom_shards.py`), films are cropped to the chest. Everything lies
+in FOLDER: a step that is done is not done again, so a killed benchmark goes on. All on one CPU thread. What
+resolution is worth is asked by `benchmarks.resolution`.
 """
 
-import csv
 import dataclasses
 import json
 import os
@@ -32,11 +30,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.phantom_shards import large_findings_shards, make_films
-from shards_tool.build import build
-from shards_tool.phantom.findings import FINDINGS, NODULE, draw_finding
-from shards_tool.phantom.study import plan_patient
-from shards_tool.settings import BuildSettings
+from benchmarks.phantom_shards import large_findings_shards
+from shards_tool.phantom.findings import FINDINGS
 from xpt.config import DataConfig
 from xpt.data.index import open_shards
 from xpt.data.loader import evaluation_loader
@@ -47,7 +42,6 @@ from xpt.metrics import Difference, Statistic, auroc_draws, paired_difference
 
 SEEDS = (0, 1, 2)
 PROBES = ("logistic", "knn", "attentive")
-LOW, HIGH = 224, 448
 CHEST = ("--data.crop_to", "chest")
 MODEL = (
     *("--model.side", "96", "--model.patch", "8", "--model.width", "128", "--model.depth", "4"),
@@ -60,11 +54,6 @@ PRETRAINING = (
 )
 TRAINING = ("--train.batch", "16", "--train.micro_batch", "16", "--train.base_lr", "0.016")
 GRID = ("--recognition.pool", "grid")
-SMALL_MODEL = (
-    *("--model.patch", "16", "--model.width", "64", "--model.depth", "2", "--model.heads", "2", *CHEST),
-)
-KEY = "0123456789abcdef" * 4
-"""The patients are synthetic: everyone gets the same splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +63,14 @@ class Options:
     json: Path | None = None
     patients: int = 6_000
     """Of the archive with all findings; one film each."""
-    nodule_patients: int = 1_200
-    """Of the archive in which every second patient has small nodules."""
     pretrain_images: int = 120_000
     finetune_images: int = 8_000
-    nodule_images: int = 10_000
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     options.work.mkdir(parents=True, exist_ok=True)
     findings = large_findings_shards(options.work, patients=options.patients, side=160)
-    nodules = nodule_shards(options)
     pretrained = pretrained_encoder(options.work, findings, options.pretrain_images)
     results: dict[str, object] = {"versions": sys.version}
     probes = {f"frozen, {p}": probe(options, findings, pretrained, p) for p in PROBES}
@@ -93,41 +78,25 @@ def main() -> None:
     tuned = {
         start: [
             tune(
-                options, f"{start}-{seed}", findings, seed, init, options.finetune_images, 0.1,
+                options.work, f"{start}-{seed}", findings, seed, init, options.finetune_images, 0.1,
                 *MODEL, *GRID,
             )
             for seed in SEEDS
         ]
         for start, init in (("pretrained", str(pretrained)), ("scratch", ""))
     }  # fmt: skip
-    small = {
-        side: [
-            tune(
-                options, f"nodules-{side}-{seed}", nodules, seed, "", options.nodule_images, 1.0,
-                *("--model.side", str(side), *SMALL_MODEL, "--recognition.label_map", "free"),
-                *("--recognition.findings", NODULE, "--recognition.pool", "mean"),
-            )
-            for seed in SEEDS
-        ]
-        for side in (LOW, HIGH)
-    }  # fmt: skip
     table = Table("", "AUROC per seed", "mean")
     for name, runs in {
         **{f"10% of labels, {k}: macro": v for k, v in tuned.items()},
-        **{f"nodules of 5 to 12 mm, {k} px": v for k, v in small.items()},
         **{f"{k}: macro": [v] for k, v in probes.items()},
     }.items():
         areas = [float(macro(run)(np.ones((1, len(run.keys))))[0]) for run in runs]
         results[name] = areas
         table.add_row(name, ", ".join(f"{a:.3f}" for a in areas), f"{np.mean(areas):.3f}")
-    gains = {
-        "pretrained - scratch, 10% of labels": compare(tuned["pretrained"], tuned["scratch"]),
-        f"{HIGH} - {LOW} px, small nodules": compare(small[HIGH], small[LOW]),
-    }
-    for name, gain in gains.items():
-        results[name] = dataclasses.asdict(gain.interval) | {"p_value": gain.p_value}
-        span = f"{gain.interval.low:+.3f} to {gain.interval.high:+.3f}, p {gain.p_value:.4f}"
-        table.add_row(name, span, f"{gain.interval.value:+.3f}")
+    gain = compare(tuned["pretrained"], tuned["scratch"])
+    results["pretrained - scratch"] = dataclasses.asdict(gain.interval) | {"p_value": gain.p_value}
+    span = f"{gain.interval.low:+.3f} to {gain.interval.high:+.3f}, p {gain.p_value:.4f}"
+    table.add_row("pretrained - scratch, 10% of labels", span, f"{gain.interval.value:+.3f}")
     for name, found in probes.items():
         results[name] = dict(zip(found.findings, per_finding(found), strict=True))
     Console().print(table)
@@ -147,36 +116,6 @@ def pretrained_encoder(work: Path, shards: Path, images: int) -> Path:
     )
 
 
-def nodule_shards(options: Options) -> Path:
-    """One film per patient, every second with 6 to 12 nodules of 5 to 12 mm and nothing else."""
-    archive = options.work / "nodules"
-    if not (archive / "metadata.csv").exists():
-        studies, rows = [], []
-        for number in range(options.nodule_patients):
-            study = plan_patient(12, number, side=512)[0]
-            rng = np.random.default_rng((12, number))
-            found = tuple(
-                dataclasses.replace(draw_finding(NODULE, rng), size=float(rng.uniform(5, 12)))
-                for _ in range(int(rng.integers(6, 13)) if number % 2 else 0)
-            )
-            study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, findings=found))
-            studies.append(study)
-            rows.append(
-                {"file": study.file, "patient": study.person.patient_id, f"label:{NODULE}": number % 2}
-            )
-        make_films(archive, studies)
-        with (archive / "metadata.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
-    if not (shards / "manifest.json").exists():
-        key.write_text(KEY)
-        settings = BuildSettings(side=512, shard_size=32, fractions=(0.6, 0.1, 0.3))
-        build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
-    return shards
-
-
 def step(run: Path, program: str, *flags: str) -> Path:
     """Run a program of xpt to its end, unless it has come there; its CPU time goes to `RUN/cpu_seconds`."""
     done = run / "cpu_seconds"
@@ -189,11 +128,11 @@ def step(run: Path, program: str, *flags: str) -> Path:
 
 
 def tune(
-    options: Options, name: str, data: Path, seed: int, init: str, images: int, fraction: float, *flags: str
+    work: Path, name: str, data: Path, seed: int, init: str, images: int, fraction: float, *flags: str
 ) -> Predictions:
     """Fine-tune, choose by validation, and predict the test films."""
     run = step(
-        options.work / name,
+        work / name,
         "xpt/finetune.py",
         *("--data.path", str(data), "--init", init, "--train.seed", str(seed)),
         *("--train.images", str(images), "--train.warmup_images", str(images // 10)),

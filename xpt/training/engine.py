@@ -183,12 +183,27 @@ def _skip_steps_that_are_not_finite(optimizer: torch.optim.Optimizer, engine: En
         is_bad = ~torch.isfinite(gradient_norm(engine))
         if isinstance(optimizer, DeepSpeedCPUAdam):
             if not is_bad.item():
+                forget_steps(optimizer)
                 step()
         else:
             optimizer.found_inf = is_bad.float()  # pyright: ignore[reportAttributeAccessIssue]
             step()
 
     optimizer.step = guarded  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def forget_steps(optimizer: DeepSpeedCPUAdam) -> None:
+    """Make the next update compute its bias correction from the step's number alone.
+
+    DeepSpeed's CPU Adam multiplies beta ** t on from step to step in float32, but takes the power where a
+    step does not follow the one before, as in a process that goes on from a checkpoint: the two differ in
+    the last bit, and a run that was killed would not end as an undisturbed one. An update of nothing at a
+    far-off step makes it take the power every time.
+    """
+    group, nothing = optimizer.param_groups[0], [torch.zeros(1) for _ in range(4)]
+    optimizer.ds_opt_adam.adam_update(
+        optimizer.opt_id, 2**40, group["lr"], *group["betas"], group["eps"], 0.0, True, *nothing
+    )
 
 
 def set_learning_rate(engine: Engine, rate: float) -> None:

@@ -1,3 +1,4 @@
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -5,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from torch import nn
 
 from tests.conftest import ROOT
 from xpt.config import Config, ModelConfig, TrainConfig
@@ -15,6 +18,7 @@ from xpt.training.engine import (
     Engine,
     checkpoint_weights,
     convert_to_universal,
+    forget_steps,
     load_state,
     read_ds_config,
     resolved,
@@ -116,3 +120,26 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(load, tmp_path: Path):
     assert not (tmp_path / "mark").exists()
     pickle.loads(pickle.dumps(Evil(tmp_path / "mark")))  # the trap works
     assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.launch  # compiles DeepSpeed's Adam where that was not done before
+def test_the_offloaded_optimizer_goes_on_bit_identically_from_every_step():
+    torch.manual_seed(0)
+    gradients_SN = torch.randn(40, 64)
+
+    def optimizer_on(weights_N: torch.Tensor) -> DeepSpeedCPUAdam:
+        return DeepSpeedCPUAdam([nn.Parameter(weights_N)], lr=0.1, betas=(0.9, 0.95), adamw_mode=True)
+
+    def step(optimizer: DeepSpeedCPUAdam, gradient_N: torch.Tensor) -> torch.Tensor:
+        (weights,) = optimizer.param_groups[0]["params"]
+        weights.grad = gradient_N.clone()
+        forget_steps(optimizer)
+        optimizer.step()
+        return weights.detach().clone()
+
+    whole = optimizer_on(torch.zeros(64))
+    for gradient_N in gradients_SN:
+        (weights,) = whole.param_groups[0]["params"]
+        resumed = optimizer_on(weights.detach().clone())
+        resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+        assert torch.equal(step(whole, gradient_N), step(resumed, gradient_N))
