@@ -10,9 +10,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.shards_tool.conftest import archive, key_file
 from tests.slurm.cluster import Cluster, missing
-from tests.xpt.conftest import shards
+from tests.xpt.conftest import labelled_shards, shards
 
-__all__ = ["archive", "key_file", "shards"]  # fixtures
+__all__ = ["archive", "key_file", "labelled_shards", "shards"]  # fixtures
 
 REQUIRED = "XPT_REQUIRE_SLURM"
 """Set by .ci/run: where Slurm cannot run, the tests fail instead of being skipped."""
