@@ -22,7 +22,7 @@ from tests.shards_tool.archive import write_key
 
 TINY = [
     *("--preset", "demo", "--model.side", "64", "--model.width", "24", "--model.depth", "2"),
-    *("--model.decoder-width", "16", "--model.decoder-depth", "1"),
+    *("--model.decoder-width", "16", "--model.decoder-depth", "1", "--data.crop-to", "frame"),
     *("--train.images", "96", "--train.batch", "8", "--train.micro-batch", "2"),
     *("--train.base-lr", "0.1", "--train.warmup-images", "16"),
     *("--train.log-images", "8", "--train.checkpoint-images", "24"),
