@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from shards_tool.phantom.report import LANGUAGES, write_report
 from shards_tool.phantom.study import Study, plan_patient
 from shards_tool.settings import BuildSettings
 
+Row = dict[str, object]
 SEED = 23
 KEY = "0123456789abcdef" * 4
 """The patients are synthetic: everyone gets the same splits."""
@@ -33,21 +34,35 @@ def large_findings_shards(
 
     Nodules have 28 to 40 mm, hearts a ratio of 0.64 to 0.70, everything else is from 0.75 to 1 of its range.
     """
-    archive = work / f"archive-{patients}-{side}"
-    shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
-    if not (archive / "metadata.csv").exists():
+
+    def drawn() -> tuple[list[Study], list[Row]]:
         first = (plan_patient(SEED, number, side=side)[0] for number in range(patients))
         studies = [with_large_findings(study, number) for number, study in enumerate(first)]
+        return studies, [_row(study) for study in studies]
+
+    settings = BuildSettings(side=side, shard_size=64, fractions=fractions)
+    return shards_of(work / f"archive-{patients}-{side}", drawn, settings)
+
+
+def shards_of(
+    archive: Path, drawn: Callable[[], tuple[list[Study], list[Row]]], settings: BuildSettings
+) -> Path:
+    """The shards of films that `drawn` plans, with a row of the table for each.
+
+    What is there is not made again.
+    """
+    shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
+    table = archive / "metadata.csv"
+    if not table.exists():
+        studies, rows = drawn()
         make_films(archive, studies)
-        rows = [_row(study) for study in studies]
-        with (archive / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        with table.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
     if not (shards / "manifest.json").exists():
         key.write_text(KEY)
-        settings = BuildSettings(side=side, shard_size=64, fractions=fractions)
-        build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
+        build([archive / "dicom"], shards, settings, meta=[table], key_file=key, workers=0)
     return shards
 
 
@@ -71,7 +86,7 @@ def _enlarged(finding: Finding, rng: np.random.Generator) -> Finding:
     return dataclasses.replace(finding, size=float(rng.uniform(low, high)))
 
 
-def _row(study: Study) -> dict[str, object]:
+def _row(study: Study) -> Row:
     texts = {
         f"report_{name}": write_report(study.spec.findings, study.report_seed, name) for name in LANGUAGES
     }

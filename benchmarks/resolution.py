@@ -9,7 +9,6 @@ Gaussians in the lungs, their upper quantiles, logistic regression). Films are c
 Everything lies in FOLDER: a step that is done is not done again. All on one CPU thread.
 """
 
-import csv
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -25,11 +24,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.phantom_shards import KEY, make_films
+from benchmarks.phantom_shards import Row, shards_of
 from benchmarks.recognition import CHEST, SEEDS, compare, macro, tune
-from shards_tool.build import build
 from shards_tool.phantom.findings import NODULE, draw_finding
-from shards_tool.phantom.study import plan_patient
+from shards_tool.phantom.study import Study, plan_patient
 from shards_tool.settings import BuildSettings
 from xpt.config import DataConfig
 from xpt.data.index import open_shards
@@ -89,8 +87,8 @@ def main() -> None:
 
 def nodule_shards(work: Path, patients: int) -> Path:
     """One film per patient, every second with 6 to 12 nodules of 5 to 12 mm."""
-    archive = work / "nodules"
-    if not (archive / "metadata.csv").exists():
+
+    def drawn() -> tuple[list[Study], list[Row]]:
         studies, rows = [], []
         for number in range(patients):
             study = plan_patient(12, number, side=512)[0]
@@ -99,22 +97,15 @@ def nodule_shards(work: Path, patients: int) -> Path:
                 dataclasses.replace(draw_finding(NODULE, rng), size=float(rng.uniform(5, 12)))
                 for _ in range(int(rng.integers(6, 13)) if number % 2 else 0)
             )
-            study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, findings=found))
-            studies.append(study)
+            studies.append(dataclasses.replace(study, spec=dataclasses.replace(study.spec, findings=found)))
             rows.append(
                 {"file": study.file, "patient": study.person.patient_id, f"label:{NODULE}": number % 2}
             )
-        make_films(archive, studies)
-        with (archive / "metadata.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    shards, key = archive.with_suffix(".shards"), archive.with_suffix(".key")
-    if not (shards / "manifest.json").exists():
-        key.write_text(KEY)
-        settings = BuildSettings(side=512, shard_size=32, fractions=(0.6, 0.1, 0.3))
-        build([archive / "dicom"], shards, settings, meta=[archive / "metadata.csv"], key_file=key, workers=0)
-    return shards
+        return studies, rows
+
+    return shards_of(
+        work / "nodules", drawn, BuildSettings(side=512, shard_size=32, fractions=(0.6, 0.1, 0.3))
+    )
 
 
 def by_hand(shards: Path, side: int) -> float:

@@ -119,7 +119,7 @@ def baselines(
     language: Language,
 ) -> dict[str, list[str]]:
     """What can be said without reading the image well, from the `features` of both splits."""
-    rows = list(train.with_text(language))
+    rows = train.with_text(language)
     texts = [train.texts[row][language] for row in rows]
     return {
         FREQUENT: [most_frequent(texts)] * len(found.rows),
@@ -134,10 +134,10 @@ def features(trained: TrainedWriter, split: Studies, rank: Rank) -> Float[Tensor
     found_NW = torch.zeros(len(split), trained.config.model.width)
     with whole_frames(split.shards, trained.config, rank, groups=split.groups) as batches:
         for batch in batches:
-            found = study_input(split, batch)
-            tokens_BVLW, is_valid_BVL = trained.model.tokens(*found.films)
+            inputs = study_input(split, batch)
+            tokens_BVLW, is_valid_BVL = trained.model.tokens(*inputs.films)
             mean_BW = mean_of_valid(tokens_BVLW.float().flatten(1, 2), is_valid_BVL.flatten(1, 2))
-            found_NW[found.rows] = F.normalize(mean_BW, dim=1).cpu()
+            found_NW[inputs.rows] = F.normalize(mean_BW, dim=1).cpu()
     return found_NW
 
 
