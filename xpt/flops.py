@@ -79,7 +79,7 @@ def work(config: Config) -> Work:
     P, D, W = CHANNELS * model.patch**2, model.width, model.decoder_width
     visible = K + 1  # the class token
     decoder = {
-        "self": _self_decoder(L + 1, W, model.mlp_ratio, model.decoder_depth),
+        "self": _self_decoder(L + 1, M, W, model.mlp_ratio, model.decoder_depth),
         "cross": _cross_decoder(M, visible, W, model.mlp_ratio, model.decoder_depth),
     }[model.decoder]
     mixtures = model.decoder_depth if model.feature_maps else 0
@@ -100,8 +100,14 @@ def _block_weights(width: int, mlp_ratio: float) -> int:
     return 4 * width**2 + 2 * width * int(width * mlp_ratio)
 
 
-def _self_decoder(tokens: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:
-    return depth * 2 * tokens * _block_weights(width, mlp_ratio), depth * 4 * tokens**2 * width
+def _self_decoder(tokens: int, asking: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:
+    """In the last block only `asking` tokens go on after queries, keys and values."""
+    per_block = tokens * _block_weights(width, mlp_ratio)
+    rests = (tokens - asking) * (_block_weights(width, mlp_ratio) - 3 * width**2)
+    return (
+        2 * (depth * per_block - rests),
+        4 * width * tokens * ((depth - 1) * tokens + asking),
+    )
 
 
 def _cross_decoder(queries: int, keys: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:

@@ -63,14 +63,15 @@ def test_training_is_what_torch_counts_forward_and_backward(films, kind):
 
 
 def test_the_papers_model_costs_what_the_design_computed():
-    """TFLOP per image: 75% masked 6.65, 90% 4.27; cross 0.61 and 0.37 of that."""
+    """TFLOP per image: 75% masked 6.65, 90% 4.27; cross 0.61 and 0.37 of that. Of `self`, the last block of
+    the decoder's eight works at the masked tokens alone: 0.09 and 0.03 less than the design has."""
 
     def tera(ratio: float, decoder: str) -> float:
         model = dataclasses.replace(ModelConfig(), decoder=decoder)
         return work(Config(mask=MaskConfig(ratio=ratio), model=model)).training / 1e12
 
-    assert tera(0.75, "self") == pytest.approx(6.65, rel=0.01)
-    assert tera(0.90, "self") == pytest.approx(4.27, rel=0.01)
+    assert tera(0.75, "self") == pytest.approx(6.65 - 0.09, rel=0.005)
+    assert tera(0.90, "self") == pytest.approx(4.27 - 0.03, rel=0.005)
     assert tera(0.75, "cross") / tera(0.75, "self") == pytest.approx(0.61, abs=0.02)
     assert tera(0.90, "cross") / tera(0.90, "self") == pytest.approx(0.37, abs=0.02)
 

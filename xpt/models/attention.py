@@ -1,6 +1,6 @@
 """Exact attention through one of two backends.
 
-Shape suffixes: B images, N queries, S keys, H heads, E width of a head, D width.
+Shape suffixes: B images, N queries, M some of them, S keys, H heads, E width of a head, D width.
 
 At 6,400 tokens the score matrix of one ViT-L layer is 2.6 GB in fp32, so no backend here forms it:
 `sdpa` is PyTorch's scaled_dot_product_attention (FlashAttention or memory-efficient kernels on a GPU,
@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,6 +56,9 @@ def attention_function(backend: Backend) -> AttentionFunction:
 
 def _sdpa(q_BNHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor) -> Tensor:
     q, k, v = (t.transpose(1, 2) for t in (q_BNHE, k_BSHE, v_BSHE))
+    if q.device.type == "cpu":
+        # A row of a head of 32 is 128 bytes, each of them in another page of the joint projection.
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
@@ -77,6 +80,12 @@ def attention_kernel(backend: Backend, head_width: int, dtype: torch.dtype, devi
     return f"sdpa: {fused[0] if fused else 'unfused'}"
 
 
+def take_tokens(x: Float[Tensor, "B N ..."], ids_BM: Int64[Tensor, "B M"]) -> Float[Tensor, "B M ..."]:
+    """Of each image the tokens with these numbers."""
+    ids = ids_BM.reshape(*ids_BM.shape, *[1] * (x.ndim - 2))
+    return x.gather(1, ids.expand(-1, -1, *x.shape[2:]))
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with the parameter names of timm's (`qkv`, `proj`)."""
 
@@ -89,10 +98,18 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "B N D"], attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Float[Tensor, "B N D"]:
+        self,
+        x: Float[Tensor, "B N D"],
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        *,
+        asking_BM: Int64[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B M D"]:
+        """The output at all tokens, or at the tokens `asking_BM` alone, which attend to all."""
         assert attn_mask is None and not is_causal  # timm's Block passes both
         q_BNHE, k_BNHE, v_BNHE = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
+        if asking_BM is not None:
+            q_BNHE = take_tokens(q_BNHE, asking_BM)
         return self.proj(self.attend(q_BNHE, k_BNHE, v_BNHE).flatten(2))
 
 

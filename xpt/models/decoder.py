@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from xpt.models.attention import Backend, CrossAttention, SelfAttention
+from xpt.models.attention import Backend, CrossAttention, SelfAttention, take_tokens
 from xpt.models.encoder import initialize, run_block
 from xpt.models.positions import sincos_2d
 
@@ -54,17 +54,31 @@ class Decoder(nn.Module):
         return run_block(self.blocks[number], *inputs, recompute=number < self.recomputed and self.training)
 
 
+class SelfBlock(Block):
+    """timm's block, whose output may be asked for at some of the tokens only."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> None:
+        super().__init__(width, heads, mlp_ratio, qkv_bias=True)
+        self.attn = SelfAttention(width, heads, attention)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x_BND: Tensor, asking_BM: Tensor | None = None
+    ) -> Tensor:
+        attended = self.attn(self.norm1(x_BND), asking_BM=asking_BM)
+        x = attended + (x_BND if asking_BM is None else take_tokens(x_BND, asking_BM))
+        return x + self.mlp(self.norm2(x))
+
+
 class SelfDecoder(Decoder):
     """MAE's decoder (arXiv 2111.06377): visible tokens and mask tokens attend to each other.
 
     The mask tokens fill a [B, L] canvas that the visible ones are written into, so no permutation is
-    undone anywhere; only the predicted tokens pass through the head.
+    undone anywhere. Of the last block's output only the predicted tokens are looked at, so only they ask
+    in it, and pass through the head.
     """
 
     def make_block(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> nn.Module:
-        block = Block(width, heads, mlp_ratio, qkv_bias=True)
-        block.attn = SelfAttention(width, heads, attention)
-        return block
+        return SelfBlock(width, heads, mlp_ratio, attention)
 
     def forward(
         self,
@@ -79,10 +93,11 @@ class SelfDecoder(Decoder):
         seen_BKD = x[:, 1:] + positions_LD[visible_BK]
         canvas_BLD = canvas_BLD.scatter(1, visible_BK[..., None].expand(-1, -1, width), seen_BKD)
         x = torch.cat([x[:, :1], canvas_BLD], dim=1)
-        for number in range(len(self.blocks)):
+        last = len(self.blocks) - 1
+        for number in range(last):
             x = self.run(number, x)
-        predicted = (predicted_BM + 1)[..., None].expand(-1, -1, width)
-        return self.head(self.norm(x.gather(1, predicted)))
+        x_BMD = self.run(last, x, predicted_BM + 1)  # the class token is the first
+        return self.head(self.norm(x_BMD))
 
 
 class CrossBlock(nn.Module):
