@@ -70,7 +70,7 @@ PACKAGES = xpt kernels shards_tool
 TEST_WORKERS ?= 2
 
 test: install  ## Run the tests (ARGS="-k order" narrows them)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: install  ## Kill training runs 400 times, damage files 12,000 times, and compare (long)
 	@$(BIN)/python -m pytest -m soak $(ARGS)

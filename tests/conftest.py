@@ -20,6 +20,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("realdata"):
                 item.add_marker(absent)
+    # Workers take files in this order: first those that start processes, so that none of them is the last,
+    # with nothing left for the other workers.
+    starting = {item.path for item in items if item.get_closest_marker("launch")}
+    items.sort(key=lambda item: item.path not in starting)
 
 
 @pytest.fixture(autouse=True)
