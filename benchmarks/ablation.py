@@ -51,8 +51,8 @@ SMALL = (
     *("--train.batch", "16", "--train.micro_batch", "16", "--train.base_lr", "0.024"),
     *("--train.log_images", "3200", "--train.eval_films", "256"),
 )
-"""The base on phantoms: 0.7 M parameters, 64 tokens; 300 images/s on one core. With batches of 32 it learns less
-from as many images."""
+"""The base on phantoms: 0.7 M parameters, 64 tokens; 300 images/s on one core. With batches of 32 it
+learns less from as many images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,6 @@ def main(args: list[str] | None = None) -> None:
     )
     encoder = Encoder(
         side=SIDE, patch=PATCH, channels=1, width=WIDTH, depth=1, heads=16, mlp_ratio=4, attention="sdpa",
-        activation_checkpointing=False,
     )  # fmt: skip
     results: dict[str, dict[str, float]] = {}
     table = Table("masked", "variant", "time", "against ours")

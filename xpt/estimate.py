@@ -246,15 +246,20 @@ def _way_to_fit(found: Estimate, config: Config, zero: dict[str, Any], ranks: in
     """The first of the usual ways that fits."""
     if found.largest_micro_batch:
         return f"Set --train.micro_batch {found.largest_micro_batch}."
-    less = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, activation_checkpointing=True, activation_gb=0.0)
+    lean, less = (
+        dataclasses.replace(
+            config, model=dataclasses.replace(config.model, activation_checkpointing=what, activation_gb=0.0)
+        )
+        for what in ("elementwise", "blocks")
     )
+    blocks = "--model.activation_checkpointing blocks"
     ways = (
-        ("--model.activation_checkpointing", less, zero),
+        ("--model.activation_checkpointing elementwise", lean, zero),
+        (blocks, less, zero),
         ("--ds_config ds_configs/zero2.json", config, zero | {"stage": 2}),
-        ("--model.activation_checkpointing --ds_config ds_configs/zero2.json", less, zero | {"stage": 2}),
+        (f"{blocks} --ds_config ds_configs/zero2.json", less, zero | {"stage": 2}),
         (
-            "--model.activation_checkpointing --ds_config ds_configs/zero3_offload.json",
+            f"{blocks} --ds_config ds_configs/zero3_offload.json",
             less,
             zero | {"stage": 3} | {f"offload_{what}": {"device": "cpu"} for what in ("optimizer", "param")},
         ),

@@ -176,7 +176,7 @@ def vit_b_512() -> FinetuneConfig:
 def vit_l_1280() -> FinetuneConfig:
     """ViT-L at 1280 pixels, 6,400 tokens; recomputes its blocks, to fit a GPU of 80 GB."""
     train = dataclasses.replace(FINETUNING, micro_batch=4)
-    return FinetuneConfig(model=EncoderConfig(activation_checkpointing=True), train=train)
+    return FinetuneConfig(model=EncoderConfig(activation_checkpointing="blocks"), train=train)
 
 
 PRESETS: dict[str, Callable[[], FinetuneConfig]] = {f.__name__: f for f in (demo, vit_b_512, vit_l_1280)}

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from xpt.config import Config
+from xpt.models.costs import decoder_blocks, encoder_blocks
 from xpt.models.mae import CHANNELS
 
 SECTOR = 32
@@ -75,46 +76,19 @@ class Work:
 def work(config: Config) -> Work:
     """FLOPs of one image through the model of `config`."""
     model = config.model
-    K, M, L = config.kept, config.predicted, model.tokens
+    K, M = config.kept, config.predicted
     P, D, W = CHANNELS * model.patch**2, model.width, model.decoder_width
-    visible = K + 1  # the class token
-    decoder = {
-        "self": _self_decoder(L + 1, M, W, model.mlp_ratio, model.decoder_depth),
-        "cross": _cross_decoder(M, visible, W, model.mlp_ratio, model.decoder_depth),
-    }[model.decoder]
     mixtures = model.decoder_depth if model.feature_maps else 0
     memories = max(1, mixtures)
+    encoder, decoder = encoder_blocks(config), decoder_blocks(config)
     return Work(
         embedding=2 * K * P * D,
-        encoder_matmul=model.depth * visible * _block_weights(D, model.mlp_ratio) * 2,
-        encoder_attention=model.depth * 4 * visible**2 * D,
-        decoder_matmul=(
-            decoder[0] + 2 * M * W * P + 2 * visible * D * (memories * W + mixtures * (model.depth + 1))
-        ),
-        decoder_attention=decoder[1],
-    )
-
-
-def _block_weights(width: int, mlp_ratio: float) -> int:
-    """Queries, keys, values and output, then the two layers of the MLP."""
-    return 4 * width**2 + 2 * width * int(width * mlp_ratio)
-
-
-def _self_decoder(tokens: int, asking: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:
-    """In the last block only `asking` tokens go on after queries, keys and values."""
-    per_block = tokens * _block_weights(width, mlp_ratio)
-    rests = (tokens - asking) * (_block_weights(width, mlp_ratio) - 3 * width**2)
-    return (
-        2 * (depth * per_block - rests),
-        4 * width * tokens * ((depth - 1) * tokens + asking),
-    )
-
-
-def _cross_decoder(queries: int, keys: int, width: int, mlp_ratio: float, depth: int) -> tuple[int, int]:
-    of_queries = 2 * width**2 + 2 * width * int(width * mlp_ratio)
-    return (
-        depth * 2 * (queries * of_queries + keys * 2 * width**2),
-        depth * 4 * queries * keys * width,
+        encoder_matmul=sum(block.matmul for block in encoder),
+        encoder_attention=sum(block.attention for block in encoder),
+        decoder_matmul=sum(block.matmul for block in decoder)
+        + 2 * M * W * P
+        + 2 * (K + 1) * D * (memories * W + mixtures * (model.depth + 1)),
+        decoder_attention=sum(block.attention for block in decoder),
     )
 
 

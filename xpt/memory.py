@@ -23,19 +23,17 @@ all the time and reduces them in pieces of 500 million. A GPU gives a bucket its
 where the model is smaller. This is what DeepSpeed 0.19.8 was seen to do (`benchmarks/memory.py`); it is more
 than the sums of the paper, and where few ranks share, copies are larger than the model.
 
-A pre-norm block keeps for its backward pass, per token and in units of the width D: its input (1), the first
-norm's output (1), queries, keys and values (3), the attention's output (1), the sum after it (1), the second
-norm's output (1), and the MLP's hidden layer before and after GELU (2 r), r its ratio: 8 + 2 r. Attention
-that forms no score matrix adds N values per head. With activation checkpointing a block keeps its input
-alone, and one block at a time is whole. A frozen encoder keeps nothing. What this leaves out (the CUDA
+What blocks keep for the backward pass is counted in `xpt/models/costs.py`. One that is recomputed keeps its
+input alone, and one block at a time is whole. A frozen encoder keeps nothing. What this leaves out (the CUDA
 context, the allocator's slack, NCCL's buffers) is 1 to 3 GB on a GPU; on a CPU the libraries are 0.8 GB.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from xpt.config import Config, EncoderConfig
-from xpt.models.recompute import blocks_of, kept_bytes, recomputed_blocks
+from xpt.config import Config, EncoderConfig, Recompute
+from xpt.models.costs import decoder_blocks, encoder_blocks, self_block
+from xpt.models.recompute import kept_values, recomputation
 
 BYTES = {"bf16": 2, "fp32": 4}
 GB = 1e9
@@ -87,34 +85,25 @@ class Memory:
         return f"memory per rank, estimated: {self.total / GB:.2f} GB in the step's {self.fullest} ({said})"
 
 
-def block_values(width: int, heads: int, mlp_ratio: float) -> float:
-    """Values that one block keeps per token."""
-    return width * (8 + 2 * mlp_ratio) + heads
-
-
-def encoder_activations(
-    model: EncoderConfig, *, tokens: int, images: int, bytes_per_value: int, recomputes: bool
-) -> int:
+def encoder_activations(model: EncoderConfig, *, tokens: int, images: int, bytes_per_value: int) -> int:
     """Bytes that the blocks of `model` keep for the backward pass of `images` images of `tokens` tokens."""
-    whole = block_values(model.width, model.heads, model.mlp_ratio)
-    blocks = model.depth * model.width + whole if recomputes else model.depth * whole
-    return round(images * tokens * bytes_per_value * (blocks + model.width))
+    block = self_block(tokens, width=model.width, heads=model.heads, mlp_ratio=model.mlp_ratio)
+    choices: list[Recompute] = [model.activation_checkpointing] * model.depth
+    blocks = kept_values([block] * model.depth, choices)
+    return images * bytes_per_value * (blocks + tokens * model.width)
 
 
 def pretraining_activations(config: Config, images: int) -> int:
     """Bytes that the masked autoencoder of a `resolved` configuration keeps for `images` images."""
-    model, size = config.model, BYTES[config.train.precision]
-    if model.activation_gb:
-        counts = recomputed_blocks(config)
-    else:
-        counts = (model.depth, model.decoder_depth) if model.activation_checkpointing else (0, 0)
+    model = config.model
     visible, predicted = config.kept + 1, config.predicted
     values = model.patch**2
     around = (
         visible * (2 * model.width + values)  # the last norm, the patches
         + predicted * (2 * model.decoder_width + 2 * values)  # the head, and the gradient of the loss
     )
-    return images * (kept_bytes(blocks_of(config), counts) + size * around)
+    blocks = kept_values([*encoder_blocks(config), *decoder_blocks(config)], recomputation(config))
+    return images * BYTES[config.train.precision] * (blocks + around)
 
 
 def pretraining_memory(
@@ -164,7 +153,6 @@ def training_memory(
         tokens=tokens,
         images=micro_batch,
         bytes_per_value=BYTES[precision],
-        recomputes=model.activation_checkpointing,
     )
     return step_memory(
         activations=0 if is_frozen else activations,

@@ -82,7 +82,7 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
         (
             PAPER,
             {"device": dataclasses.replace(H100, bytes=5.2e9)},
-            "Set --model.activation_checkpointing --train.micro_batch",
+            "Set --model.activation_checkpointing elementwise --train.micro_batch",
         ),
         (
             PAPER,

@@ -106,11 +106,12 @@ def test_the_documented_launchers_train_on_two_ranks(
     ("ranks", "flags"),
     [
         (1, ["--train.micro-batch", "8"]),
-        (2, ["--ds_config", "PARTITIONED", "--model.activation-checkpointing"]),
+        (2, ["--ds_config", "PARTITIONED", "--model.activation-checkpointing", "blocks"]),
+        (2, ["--ds_config", "PARTITIONED", "--model.activation-checkpointing", "elementwise"]),
         (2, ["--ds_config", "ds_configs/zero3_offload.json"]),
         (4, ["--ds_config", "ds_configs/zero1.json"]),
     ],
-    ids=["no accumulation", "zero3 recomputing", "zero3 offload", "4 ranks zero1"],
+    ids=["no accumulation", "zero3 recomputing", "zero3 recomputing less", "zero3 offload", "4 ranks zero1"],
 )
 def test_ranks_stages_and_accumulation_change_only_rounding(
     shards: Path, tmp_path: Path, undisturbed: Path, ranks: int, flags: list[str]

@@ -82,8 +82,8 @@ def attention_kernel(backend: Backend, head_width: int, dtype: torch.dtype, devi
 
 def take_tokens(x: Float[Tensor, "B N ..."], ids_BM: Int64[Tensor, "B M"]) -> Float[Tensor, "B M ..."]:
     """Of each image the tokens with these numbers."""
-    ids = ids_BM.reshape(*ids_BM.shape, *[1] * (x.ndim - 2))
-    return x.gather(1, ids.expand(-1, -1, *x.shape[2:]))
+    # Not by gather, which keeps all of x for its backward pass, to know how large it was.
+    return x[torch.arange(len(x), device=x.device)[:, None], ids_BM]
 
 
 class SelfAttention(nn.Module):
@@ -97,17 +97,14 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B N D"],
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        *,
-        asking_BM: Int64[Tensor, "B M"] | None = None,
-    ) -> Float[Tensor, "B N D"] | Float[Tensor, "B M D"]:
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return self.attend_to_itself(self.qkv(x))
+
+    def attend_to_itself(
+        self, qkv: Float[Tensor, "B N _"], asking_BM: Int64[Tensor, "B M"] | None = None
+    ) -> Float[Tensor, "B M D"]:
         """The output at all tokens, or at the tokens `asking_BM` alone, which attend to all."""
-        assert attn_mask is None and not is_causal  # timm's Block passes both
-        q_BNHE, k_BNHE, v_BNHE = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
+        q_BNHE, k_BNHE, v_BNHE = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
         if asking_BM is not None:
             q_BNHE = take_tokens(q_BNHE, asking_BM)
         return self.proj(self.attend(q_BNHE, k_BNHE, v_BNHE).flatten(2))
@@ -126,6 +123,10 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B N D"], memory: Float[Tensor, "B S W"]) -> Float[Tensor, "B N D"]:
-        q_BNHE = self.q(x).unflatten(2, (self.heads, -1))
+        return self.attend_to(self.q(x), memory)
+
+    def attend_to(self, q: Float[Tensor, "B N D"], memory: Float[Tensor, "B S W"]) -> Float[Tensor, "B N D"]:
+        """Of projected queries."""
+        q_BNHE = q.unflatten(2, (self.heads, -1))
         k_BSHE, v_BSHE = self.kv(memory).unflatten(2, (2, self.heads, -1)).unbind(2)
         return self.proj(self.attend(q_BNHE, k_BSHE, v_BSHE).flatten(2))

@@ -9,11 +9,11 @@ each of those ids, so the model does not know which one it has.
 
 import torch
 from jaxtyping import Float, Int64
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from xpt.models.attention import Backend, CrossAttention, SelfAttention, take_tokens
-from xpt.models.encoder import initialize, run_block
+from xpt.models.attention import Backend
+from xpt.models.blocks import CrossBlock, SelfBlock
+from xpt.models.encoder import initialize
 from xpt.models.positions import sincos_2d
 
 
@@ -33,11 +33,8 @@ class Decoder(nn.Module):
         mlp_ratio: float,
         patch_values: int,
         attention: Backend,
-        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
-        self.recomputed = depth if activation_checkpointing else 0
-        """Blocks, the first ones, whose activations are made again in the backward pass."""
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("positions_LD", sincos_2d(grid, width), persistent=False)
@@ -48,25 +45,6 @@ class Decoder(nn.Module):
 
     def make_block(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> nn.Module:
         raise NotImplementedError
-
-    def run(self, number: int, *inputs: Tensor) -> Tensor:
-        """Output of a block."""
-        return run_block(self.blocks[number], *inputs, recompute=number < self.recomputed and self.training)
-
-
-class SelfBlock(Block):
-    """timm's block, whose output may be asked for at some of the tokens only."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> None:
-        super().__init__(width, heads, mlp_ratio, qkv_bias=True)
-        self.attn = SelfAttention(width, heads, attention)
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x_BND: Tensor, asking_BM: Tensor | None = None
-    ) -> Tensor:
-        attended = self.attn(self.norm1(x_BND), asking_BM=asking_BM)
-        x = attended + (x_BND if asking_BM is None else take_tokens(x_BND, asking_BM))
-        return x + self.mlp(self.norm2(x))
 
 
 class SelfDecoder(Decoder):
@@ -93,27 +71,11 @@ class SelfDecoder(Decoder):
         seen_BKD = x[:, 1:] + positions_LD[visible_BK]
         canvas_BLD = canvas_BLD.scatter(1, visible_BK[..., None].expand(-1, -1, width), seen_BKD)
         x = torch.cat([x[:, :1], canvas_BLD], dim=1)
-        last = len(self.blocks) - 1
-        for number in range(last):
-            x = self.run(number, x)
-        x_BMD = self.run(last, x, predicted_BM + 1)  # the class token is the first
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        x_BMD = last(x, predicted_BM + 1)  # the class token is the first
         return self.head(self.norm(x_BMD))
-
-
-class CrossBlock(nn.Module):
-    """Pre-norm cross-attention, then an MLP; the queries never see each other (CrossMAE, section 3.2)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, attention: Backend) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = CrossAttention(width, width, heads, attention)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        hidden = int(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, x_BMD: Tensor, memory_BSD: Tensor) -> Tensor:
-        x_BMD = x_BMD + self.attn(self.norm1(x_BMD), memory_BSD)
-        return x_BMD + self.mlp(self.norm2(x_BMD))
 
 
 class FeatureMixtures(nn.Module):
@@ -154,8 +116,8 @@ class CrossDecoder(Decoder):
         each = [tokens] if isinstance(tokens, Tensor) else tokens
         memories = [self.remember(tokens_BNW, visible_BK) for tokens_BNW in each]
         x_BMD = self.mask_token + self.positions_LD[predicted_BM].to(memories[0].dtype)
-        for number in range(len(self.blocks)):
-            x_BMD = self.run(number, x_BMD, memories[number % len(memories)])
+        for number, block in enumerate(self.blocks):
+            x_BMD = block(x_BMD, memories[number % len(memories)])
         return self.head(self.norm(x_BMD))
 
     def remember(

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from xpt.config import EncoderConfig
-from xpt.models.attention import Backend, SelfAttention
+from xpt.models.attention import Backend
+from xpt.models.blocks import SelfBlock
 from xpt.models.positions import sincos_2d
 
 
@@ -50,9 +50,11 @@ class Encoder(VisionTransformer):
         heads: int,
         mlp_ratio: float,
         attention: Backend,
-        activation_checkpointing: bool,
         drop_path: float = 0.0,
     ) -> None:
+        def block(*, drop_path: float, **_: object) -> SelfBlock:
+            return SelfBlock(width, heads, mlp_ratio, attention, drop_path)
+
         super().__init__(
             img_size=side,
             patch_size=patch,
@@ -64,12 +66,9 @@ class Encoder(VisionTransformer):
             mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path,
             weight_init="skip",
+            block_fn=block,  # pyright: ignore[reportArgumentType]  a function does as well as a class
         )
-        self.recomputed = depth if activation_checkpointing else 0
-        """Blocks, the first ones, whose activations are made again in the backward pass."""
         self.patch_embed.proj = PatchProjection(channels, width, patch, stride=patch)
-        for block in self.blocks:
-            block.attn = SelfAttention(width, heads, attention)
         # A buffer, not a frozen parameter: same key in the state dict, but no optimizer, no ZeRO
         # partition and no communication for numbers that never change.
         del self.pos_embed
@@ -98,14 +97,14 @@ class Encoder(VisionTransformer):
         cls_B1D = (self.cls_token + self.pos_embed[:, :1].to(dtype)).expand(x_BKD.shape[0], -1, -1)
         x = torch.cat([cls_B1D, x_BKD], dim=1)
         yield x
-        for number, block in enumerate(self.blocks):
-            x = run_block(block, x, recompute=number < self.recomputed and self.training)
+        for block in self.blocks:
+            x = block(x)
             yield x
 
 
 def encoder_of(model: EncoderConfig, channels: int, *, drop_path: float = 0.0) -> Encoder:
     """A new encoder for a configuration."""
-    return Encoder(
+    encoder = Encoder(
         side=model.side,
         patch=model.patch,
         channels=channels,
@@ -114,16 +113,12 @@ def encoder_of(model: EncoderConfig, channels: int, *, drop_path: float = 0.0) -
         heads=model.heads,
         mlp_ratio=model.mlp_ratio,
         attention=model.attention,
-        activation_checkpointing=model.activation_checkpointing,
         drop_path=drop_path,
     )
-
-
-def run_block(block: nn.Module, *inputs: Tensor, recompute: bool) -> Tensor:
-    """A block's output; with `recompute`, its activations are thrown away and made again in the backward."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
-    return block(*inputs)
+    for block in encoder.blocks:
+        assert isinstance(block, SelfBlock)
+        block.recompute = model.activation_checkpointing
+    return encoder
 
 
 def initialize(module: nn.Module) -> None:

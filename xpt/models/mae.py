@@ -20,7 +20,7 @@ from kernels.patches import normalize_pixels
 from xpt.config import Config
 from xpt.models.decoder import CrossDecoder, FeatureMixtures, SelfDecoder
 from xpt.models.encoder import encoder_of
-from xpt.models.recompute import recomputed_blocks
+from xpt.models.recompute import recomputation
 
 CHANNELS = 1
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
@@ -78,10 +78,10 @@ class MAE(nn.Module):
             mlp_ratio=model.mlp_ratio,
             patch_values=CHANNELS * model.patch**2,
             attention=model.attention,
-            activation_checkpointing=model.activation_checkpointing,
         )
-        if model.activation_gb:
-            self.encoder.recomputed, self.decoder.recomputed = recomputed_blocks(config)
+        blocks = [*self.encoder.blocks, *self.decoder.blocks]
+        for block, choice in zip(blocks, recomputation(config), strict=True):
+            block.recompute = choice
 
     def forward(
         self,

@@ -56,9 +56,10 @@ def test_positions_are_not_trained():
 
 
 @pytest.mark.parametrize("decoder", ["self", "cross"])
-def test_activation_checkpointing_changes_neither_loss_nor_gradients(films, decoder):
+@pytest.mark.parametrize("what", ["elementwise", "blocks"])
+def test_activation_checkpointing_changes_neither_loss_nor_gradients(films, decoder, what):
     results = []
-    for recompute in (False, True):
+    for recompute in ("none", what):
         torch.manual_seed(0)
         model = MAE(tiny(decoder, activation_checkpointing=recompute)).train()
         loss = model(*films, 0).loss

@@ -1,33 +1,64 @@
 import dataclasses
 import itertools
+from collections import Counter
 
 import pytest
 import torch
 
 from tests.xpt.models.conftest import tiny
 from xpt.config import Config, MaskConfig, ModelConfig, TrainConfig
+from xpt.models.costs import BlockCost, decoder_blocks, encoder_blocks
 from xpt.models.mae import MAE
-from xpt.models.recompute import blocks_of, recomputed_blocks
+from xpt.models.recompute import recomputation
 
 
 def with_target(config: Config, gigabytes: float) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, activation_gb=gigabytes))
 
 
+def costs(config: Config) -> list[BlockCost]:
+    return [*encoder_blocks(config), *decoder_blocks(config)]
+
+
 @pytest.mark.parametrize("kind", ["self", "cross"])
-def test_a_block_keeps_what_is_computed(films, kind):
+@pytest.mark.parametrize("recompute", ["none", "elementwise"])
+def test_a_block_keeps_what_is_computed(films, kind, recompute):
     """Bytes that autograd saves inside a block, each storage once, weights left out."""
-    config = tiny(kind)
+    config = tiny(kind, activation_checkpointing=recompute)
     model = MAE(config)
     owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[str, dict[int, int]] = {"encoder": {}, "decoder": {}}
-    for part, module in (("encoder", model.encoder), ("decoder", model.decoder)):
-        record(module.blocks[1], kept[part], owned)
+    blocks = [*model.encoder.blocks, *model.decoder.blocks]
+    kept: list[dict[int, int]] = [{} for _ in blocks]
+    for block, into in zip(blocks, kept, strict=True):
+        record(block, into, owned)
     model(*films, 0)
-    for part, wanted in zip(kept, blocks_of(config), strict=True):
-        found = sum(kept[part].values()) / len(films[0])
+    for number, (storages, cost) in enumerate(zip(kept, costs(config), strict=True)):
+        found = sum(storages.values()) / len(films[0])
         # Norms' statistics and attention's row sums are left out of the estimate; at these widths they show.
-        assert wanted.bytes * 0.9 < found < wanted.bytes * 1.25, part
+        assert 4 * cost.values(recompute) * 0.9 < found < 4 * cost.values(recompute) * 1.25, number
+
+
+def test_only_what_is_cheap_is_computed_again(films):
+    """Every block twice its norms and its GELU, and no matrix product a second time."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    counts: list[Counter[str]] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            counts[-1][func.__name__.partition(".")[0]] += 1
+            return func(*args, **(kwargs or {}))
+
+    for recompute in ("none", "elementwise"):
+        model = MAE(tiny("self", activation_checkpointing=recompute))
+        blocks = len(model.encoder.blocks) + len(model.decoder.blocks)
+        counts.append(Counter())
+        with Count():
+            model(*films, 0).loss.backward()
+    more = counts[1] - counts[0]
+    assert more["gelu"] == blocks
+    assert more["native_layer_norm"] == 2 * blocks
+    assert not {name for name in more if name.endswith("mm")}
 
 
 def record(block: torch.nn.Module, into: dict[int, int], owned: set[int]) -> None:
@@ -48,10 +79,12 @@ def record(block: torch.nn.Module, into: dict[int, int], owned: set[int]) -> Non
 
 def test_the_target_decides_how_many_blocks_are_recomputed():
     config = Config(train=TrainConfig(micro_batch=4, precision="bf16"))
-    most = sum(part.depth * part.bytes for part in blocks_of(config)) * 4 / 1e9
-    counts = [recomputed_blocks(with_target(config, most * share)) for share in (1.01, 0.8, 0.6, 0.5, 0.3)]
-    assert counts[0] == (0, 0)
-    assert all(sum(a) < sum(b) for a, b in itertools.pairwise(counts)), counts
+    most = sum(cost.kept for cost in costs(config)) * 2 * 4 / 1e9
+    choices = [recomputation(with_target(config, most * share)) for share in (1.01, 0.7, 0.5, 0.4, 0.25)]
+    assert set(choices[0]) == {"none"}
+    assert set(choices[1]) == {"elementwise"}
+    counts = [chosen.count("blocks") for chosen in choices[1:]]
+    assert all(a < b for a, b in itertools.pairwise(counts)), counts
 
 
 def test_a_target_that_cannot_be_met_names_a_micro_batch_that_can():
@@ -59,20 +92,21 @@ def test_a_target_that_cannot_be_met_names_a_micro_batch_that_can():
     with pytest.raises(
         ValueError, match=r"every block is recomputed. Set --train.micro_batch to \d+"
     ) as error:
-        recomputed_blocks(config)
+        recomputation(config)
     fitting = int(str(error.value).split("micro_batch to ")[1].split(",")[0])
-    recomputed_blocks(dataclasses.replace(config, train=TrainConfig(micro_batch=fitting)))
+    recomputation(dataclasses.replace(config, train=TrainConfig(micro_batch=fitting)))
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])
 def test_recomputing_some_blocks_changes_neither_loss_nor_gradients(films, kind):
-    config = tiny(kind)
-    half = sum(part.depth * part.bytes for part in blocks_of(config)) * 0.8 * config.train.micro_batch / 1e9
+    config = tiny(kind, depth=8)
+    some = 4 * sum(cost.kept for cost in costs(config)) * 0.55 * config.train.micro_batch / 1e9
     results = []
-    for target in (0.0, half):
+    for target in (0.0, some):
         torch.manual_seed(0)
         model = MAE(with_target(config, target)).train()
-        assert (model.encoder.recomputed + model.decoder.recomputed > 0) == (target > 0)
+        choices = {block.recompute for block in (*model.encoder.blocks, *model.decoder.blocks)}
+        assert choices == ({"elementwise", "blocks"} if target else {"none"})
         loss = model(*films, 0).loss
         loss.backward()
         results.append((loss, [p.grad for p in model.parameters()]))
