@@ -26,9 +26,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.vitmae import image_and_mask, largest_difference, vitmae
-from xpt.config import Config, MaskConfig, ModelConfig
+from xpt.config import Config, MaskConfig, ModelConfig, Recompute
 from xpt.models.mae import MAE
 
+BASE = ("vitmae", 16)
+VARIANTS: tuple[tuple[str, str, int, str, Recompute], ...] = (
+    ("ViTMAE", "vitmae", 16, "", "none"),
+    ("ViTMAE", "vitmae", 4, "", "none"),
+    ("self", "self", 16, "", "none"),
+    ("self", "self", 16, ", elementwise recomputed", "elementwise"),
+    ("cross 25%", "cross", 4, "", "none"),
+    ("cross 25%", "cross", 4, ", elementwise recomputed", "elementwise"),
+)
+"""Name, kind, decoder heads, the rest of the name, what is recomputed in the backward pass."""
 TOLERANCE = 2e-5
 """Relative, of fp32 sums in another order."""
 
@@ -44,6 +54,8 @@ class Options:
     """Shares of the patches that are masked, in the table of whole steps."""
     sides: tuple[int, ...] = (224, 448, 896, 1280)
     """Of the growth table."""
+    only: str = ""
+    """A kind of variants that is measured alone, beside ViTMAE; empty: all."""
     json: Path | None = None
     """File to write the results to."""
 
@@ -58,6 +70,7 @@ class Variant:
     """"vitmae", "self" or "cross"."""
     heads: int
     """Of the decoder."""
+    recompute: Recompute = "none"
 
     def config(self) -> Config:
         model = ModelConfig(
@@ -66,6 +79,7 @@ class Variant:
             decoder_depth=max(1, self.depth // 3),
             decoder="cross" if self.kind == "cross" else "self",
             decoder_heads=self.heads,
+            activation_checkpointing=self.recompute,
         )
         return Config(mask=MaskConfig(strategy="random", ratio=self.ratio), model=model)
 
@@ -95,13 +109,17 @@ def _steps(options: Options, console: Console) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for ratio in options.ratios:
         variants = [
-            Variant(name=name, ratio=ratio, side=options.side, depth=options.depth, kind=kind, heads=heads)
-            for name, kind, heads in (
-                ("ViTMAE, decoder heads 16 x 32", "vitmae", 16),
-                ("ViTMAE, decoder heads 4 x 128", "vitmae", 4),
-                ("self, decoder heads 16 x 32", "self", 16),
-                ("cross 25%, decoder heads 4 x 128", "cross", 4),
+            Variant(
+                name=f"{name}, decoder heads {heads} x {512 // heads}{rest}",
+                ratio=ratio,
+                side=options.side,
+                depth=options.depth,
+                kind=kind,
+                heads=heads,
+                recompute=recompute,
             )
+            for name, kind, heads, rest, recompute in VARIANTS
+            if options.only in ("", kind) or (kind, heads) == BASE
         ]
         costs = _in_turns(variants, options.rounds)
         table = Table(f"{ratio:.0%} masked", "step", "images/s", "peak", "against ViTMAE", "memory")
