@@ -4,11 +4,15 @@ import contextlib
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 METRICS = "metrics.jsonl"
 """Of a run: one line per interval, validation and probe."""
+
+_TORN_AFTER = 3600
+"""Seconds after which nobody is still writing a file; its process may be another computer's."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -29,6 +33,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what writers that were killed in `write_atomically` have left in `folder`."""
+    for torn in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another process looks, too
+            if torn.is_file() and time.time() - torn.stat().st_mtime > _TORN_AFTER:
+                torn.unlink()
 
 
 def sync(path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xpt.files import read_json_lines, write_atomically
+from xpt.files import read_json_lines, remove_torn, write_atomically
 
 
 def test_content_replaces_what_was_there(tmp_path: Path):
@@ -53,3 +53,21 @@ def test_a_torn_line_is_left_out(tmp_path: Path):
     assert read_json_lines(path) == []
     path.write_text('{"images": 8, "loss": 1.0}\n{"images": 16, "lo')
     assert read_json_lines(path) == [{"images": 8, "loss": 1.0}]
+
+
+def test_what_killed_writers_left_long_ago_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(_source: Path, _target: Path) -> None:
+        os._exit(1)
+
+    for name, hours in (("old.json", 2), ("new.json", 0)):
+        if not (child := os.fork()):
+            monkeypatch.setattr(Path, "replace", killed)
+            write_atomically(tmp_path / name, "half a result")
+        os.waitpid(child, 0)
+        (torn,) = tmp_path.glob(f".{name}.*")
+        os.utime(torn, (torn.stat().st_atime, torn.stat().st_mtime - 3600 * hours))
+    (tmp_path / ".images-1.tmp").mkdir()  # a checkpoint; somebody else looks after those
+    (tmp_path / "old.json").write_text("whole")
+    remove_torn(tmp_path)
+    assert sorted(path.name.split(".")[1] for path in tmp_path.glob(".*")) == ["images-1", "new"]
+    assert (tmp_path / "old.json").exists()

@@ -24,7 +24,7 @@ from xpt.config import RunConfig, TrainConfig
 from xpt.data.index import ShardSet, open_shards
 from xpt.data.loader import BatchLoader
 from xpt.data.reader import DataError
-from xpt.files import write_atomically
+from xpt.files import remove_torn, write_atomically
 from xpt.training import distributed
 from xpt.training.distributed import Rank
 from xpt.training.engine import read_ds_config, resolved
@@ -113,6 +113,8 @@ def make_run_folder(run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         write_atomically(run / ".writable", b"")
         (run / ".writable").unlink()
+        for folder in (run, run / "evidence", run / "pictures"):
+            remove_torn(folder)
     except OSError as error:
         raise ValueError(
             f"--run_dir {run}: cannot write there: {error.strerror}. Give another folder."
