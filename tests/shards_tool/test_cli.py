@@ -110,7 +110,7 @@ def test_what_is_not_there_or_cannot_be_written_is_one_line_and_status_2(
 def test_ctrl_c_ends_all_processes_and_leaves_no_half_file(key_file: Path, tmp_path: Path):
     archive, data = tmp_path / "archive", tmp_path / "data"
     archive.mkdir()
-    for seed in range(40):
+    for seed in range(160):
         cv2.imwrite(str(archive / f"{seed}.png"), picture(seed, 300, 260))
     arguments = [
         "build",

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ from shards_tool.settings import BuildSettings
 from tests.conftest import ROOT
 from tests.shards_tool.archive import write_key
 
+if TYPE_CHECKING:
+    from xpt.training.distributed import Rank
+
 TINY = [
     *("--preset", "demo", "--model.side", "64", "--model.width", "24", "--model.depth", "2"),
     *("--model.decoder-width", "16", "--model.decoder-depth", "1", "--data.crop-to", "frame"),
@@ -29,6 +33,18 @@ TINY = [
     *("--train.eval-images", "48", "--train.eval-films", "6"),
 ]
 """12 steps of 8 images; metrics at each, checkpoints at every third."""
+
+
+@pytest.fixture(scope="module")
+def rank() -> Iterator["Rank"]:
+    """This process as the only one of a job, whose variables no later test inherits."""
+    from xpt.training import distributed
+
+    before = dict(os.environ)
+    yield distributed.start()
+    distributed.stop()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

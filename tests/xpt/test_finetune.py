@@ -52,15 +52,6 @@ def whole(labelled_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run.folder
 
 
-@pytest.fixture(scope="module")
-def rank():
-    """This process as the only one of a job."""
-    from xpt.training import distributed
-
-    yield distributed.start()
-    distributed.stop()
-
-
 @pytest.mark.launch
 def test_a_killed_run_goes_on_bit_identically(labelled_shards: Path, tmp_path: Path, whole: Path):
     broken = tune(tmp_path / "broken", labelled_shards)

@@ -130,7 +130,7 @@ def test_checkpointing_and_frozen_encoders_keep_less():
 
 
 SMALLER = {
-    "demo": "--train.batch 48 --train.micro-batch 24",
+    "demo": "--train.batch 96 --train.micro-batch 48",
     "vit_b_512": "--model.side 128 --model.depth 1 --model.decoder-depth 1 --train.batch 12 "
     "--train.micro-batch 3",
     "vit_l_1280": "--model.side 256 --model.depth 1 --model.decoder-depth 1 --train.batch 2 "
