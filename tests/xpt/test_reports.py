@@ -47,7 +47,7 @@ TINY = [
         "--report.dropout",
         "0",
     ),
-    *("--train.images", "960", "--train.batch", "16", "--train.micro-batch", "8", "--train.base-lr", "0.08"),
+    *("--train.images", "1440", "--train.batch", "16", "--train.micro-batch", "8", "--train.base-lr", "0.08"),
     *("--train.warmup-images", "64", "--data.crop-scale", "0.9", "1.0", "--report.layer-decay", "1.0"),
     *("--train.log-images", "64", "--train.eval-images", "320", "--train.checkpoint-images", "320"),
 ]
@@ -121,12 +121,7 @@ def test_the_text_is_read_from_the_image(whole: Path, rank, monkeypatch: pytest.
         content = found["languages"][language]
         assert content["rows"]["model"]["findings"]["micro"]["f1"]["value"] > 0.9
         assert content["model_minus"]["image shuffled"]["low"] > 0
-        # After so few steps some wordings are still wrong, more with one seed than with another.
-        bleu, shuffled = (
-            content["rows"][row]["words" if language == "en" else "characters"]["bleu"][0]
-            for row in ("model", "image shuffled")
-        )
-        assert bleu > 2 * shuffled
+        assert content["rows"]["model"]["words" if language == "en" else "characters"]["bleu"][0] > 0.8
         assert set(content["rows"]) == {
             "reference",
             "model",
