@@ -29,7 +29,9 @@ run_to_the_end() {
     first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     # As Slurm itself reaches it: the node's name need not be known to the others.
     MASTER_ADDR=$(scontrol --oneliner show node "$first" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
-    export MASTER_ADDR
+    # This script runs on that node too, so a port that is free here is free there.
+    MASTER_PORT=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+    export MASTER_ADDR MASTER_PORT
     # The command is the task itself: a shell or torchrun in between would swallow Slurm's signals. A task
     # that ends alone takes the others with it after 20 s, in which they end by themselves if they can.
     srun --wait=20 "$@" &

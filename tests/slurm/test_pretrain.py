@@ -17,10 +17,10 @@ SCRIPT = "slurm/pretrain.sh"
 
 
 def environment_with(folder: Path, program: str) -> str:
-    """A stand-in for the virtual environment whose python runs `program` (a line of shell)."""
+    """A stand-in for the virtual environment whose python runs `program`, a line of shell, as a task."""
     (folder / "venv" / "bin").mkdir(parents=True)
     python = folder / "venv" / "bin" / "python"
-    python.write_text(f"#!/bin/bash\n{program}\n")
+    python.write_text(f'#!/bin/bash\n[[ $1 == -c ]] && exec {sys.executable} "$@"\n{program}\n')
     python.chmod(0o755)
     return str(folder / "venv")
 

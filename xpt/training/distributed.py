@@ -128,7 +128,7 @@ def _environment() -> dict[str, str]:
     elif ranks["WORLD_SIZE"] == "1":
         port = str(_free_port())
     else:
-        # Every rank of a Slurm job derives the same port; jobs of one node rarely share it.
+        # A bare srun: every rank derives the same port from the job. Our job scripts look for a free one.
         port = str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 20_000)
     return {**ranks, "MASTER_ADDR": address, "MASTER_PORT": port}
 
