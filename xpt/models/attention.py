@@ -87,7 +87,10 @@ def take_tokens(x: Float[Tensor, "B N ..."], ids_BM: Int64[Tensor, "B M"]) -> Fl
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with the parameter names of timm's (`qkv`, `proj`)."""
+    """Multi-head self-attention with the parameter names of timm's (`qkv`, `proj`).
+
+    It is given the projection `qkv` of its tokens, because how a block makes that is the block's own choice.
+    """
 
     def __init__(self, width: int, heads: int, backend: Backend) -> None:
         super().__init__()
@@ -97,10 +100,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        return self.attend_to_itself(self.qkv(x))
-
-    def attend_to_itself(
+    def forward(
         self, qkv: Float[Tensor, "B N _"], asking_BM: Int64[Tensor, "B M"] | None = None
     ) -> Float[Tensor, "B M D"]:
         """The output at all tokens, or at the tokens `asking_BM` alone, which attend to all."""
@@ -111,7 +111,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from one sequence, keys and values from another."""
+    """Queries from one sequence, keys and values from another; it is given the projected queries."""
 
     def __init__(self, width: int, memory_width: int, heads: int, backend: Backend) -> None:
         super().__init__()
@@ -122,11 +122,7 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(memory_width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B N D"], memory: Float[Tensor, "B S W"]) -> Float[Tensor, "B N D"]:
-        return self.attend_to(self.q(x), memory)
-
-    def attend_to(self, q: Float[Tensor, "B N D"], memory: Float[Tensor, "B S W"]) -> Float[Tensor, "B N D"]:
-        """Of projected queries."""
+    def forward(self, q: Float[Tensor, "B N D"], memory: Float[Tensor, "B S W"]) -> Float[Tensor, "B N D"]:
         q_BNHE = q.unflatten(2, (self.heads, -1))
         k_BSHE, v_BSHE = self.kv(memory).unflatten(2, (2, self.heads, -1)).unbind(2)
         return self.proj(self.attend(q_BNHE, k_BSHE, v_BSHE).flatten(2))

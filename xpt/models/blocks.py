@@ -73,7 +73,7 @@ class SelfBlock(Recomputing):
         qkv = self.after(self.norm1, self.attn.qkv, x_BND)
         if asking_BM is not None:
             x_BND = take_tokens(x_BND, asking_BM)
-        x = x_BND + self.drop_path(self.attn.attend_to_itself(qkv, asking_BM))
+        x = x_BND + self.drop_path(self.attn(qkv, asking_BM))
         hidden = self.after(self.norm2, self.mlp.fc1, x)
         return x + self.drop_path(self.after(self.mlp.act, self.mlp.fc2, hidden))
 
@@ -93,5 +93,5 @@ class CrossBlock(Recomputing):
         self, x_BMD: Float[Tensor, "B M D"], memory_BSD: Float[Tensor, "B S D"]
     ) -> Float[Tensor, "B M D"]:
         into, activation, out_of = self.mlp
-        x = x_BMD + self.attn.attend_to(self.after(self.norm1, self.attn.q, x_BMD), memory_BSD)
+        x = x_BMD + self.attn(self.after(self.norm1, self.attn.q, x_BMD), memory_BSD)
         return x + self.after(activation, out_of, self.after(self.norm2, into, x))

@@ -33,7 +33,7 @@ def test_self_attention_is_timms_with_the_same_state():
     ours = SelfAttention(24, 3, "sdpa")
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 9, 24)
-    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(ours.qkv(x)), theirs(x))
 
 
 def test_cross_attention_on_itself_is_self_attention():
@@ -46,7 +46,7 @@ def test_cross_attention_on_itself_is_self_attention():
         cross.kv.bias.copy_(self_attention.qkv.bias[24:])
         cross.proj.load_state_dict(self_attention.proj.state_dict())
     x = torch.randn(2, 9, 24)
-    torch.testing.assert_close(cross(x, x), self_attention(x))
+    torch.testing.assert_close(cross(cross.q(x), x), self_attention(self_attention.qkv(x)))
 
 
 def test_flash_attention_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -75,7 +75,7 @@ def test_flash_attention_gets_its_own_layout(monkeypatch: pytest.MonkeyPatch, ve
     flash, sdpa = SelfAttention(24, 3, "flash_attn"), SelfAttention(24, 3, "sdpa")
     flash.load_state_dict(sdpa.state_dict())
     x = torch.randn(2, 9, 24)
-    torch.testing.assert_close(flash(x), sdpa(x))
+    torch.testing.assert_close(flash(flash.qkv(x)), sdpa(sdpa.qkv(x)))
     assert calls == [(2, 9, 3, 8)]
 
 
