@@ -44,7 +44,13 @@ class Phantom:
         from shards_tool.phantom import write_archive
 
         workers = self.workers if self.workers is not None else cpu_count()
-        write_archive(self.out, patients=self.patients, seed=self.seed, side=self.side, workers=workers)
+        made = write_archive(
+            self.out, patients=self.patients, seed=self.seed, side=self.side, workers=workers
+        )
+        _say(
+            f"{made.films} films of {made.patients} patients in {self.out}, {made.kept} of them there before"
+        )
+        _say("labels: " + ", ".join(f"{count} {label}" for label, count in made.labels.items()))
         return 0
 
 

@@ -1,12 +1,12 @@
 """Format version 1 of a shard data set: the names and layouts that writers and readers share.
 
-Standard library only: the training package imports this file and nothing else of `shards_tool`.
+Standard library only, because all of training that reads a data set imports this file.
 
 A data set is a folder::
 
     manifest.json                   format version, settings, counts, SHA-256 of every shard
     samples.parquet                 one row per sample
-    quarantine.parquet              path, reason, transfer syntax of everything left out
+    quarantine.parquet              source, path, outcome, reason, transfer syntax of everything left out
     {train,val,test}/
         shard-NNNNNN.tar            WebDataset: KEY.jpg or KEY.png, KEY.contour.png, KEY.json
         shard-NNNNNN.idx            DALI's webdataset index of that tar

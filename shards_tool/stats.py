@@ -131,11 +131,11 @@ def _coverage_sections(root: Path) -> Iterator[Section]:
             rows = slice(top // CONTOUR_SCALE, -(-bottom // CONTOUR_SCALE))
             columns = slice(left // CONTOUR_SCALE, -(-right // CONTOUR_SCALE))
             content = contour_HW[rows, columns]
-            chest[int(10 * (content >= CONTOUR_CHEST).mean())] += 1
-            lung[int(10 * (content == CONTOUR_LUNG).mean())] += 1
+            chest[min(9, int(10 * (content >= CONTOUR_CHEST).mean()))] += 1
+            lung[min(9, int(10 * (content == CONTOUR_LUNG).mean()))] += 1
             looked_at += 1
     for title, tenths in (("Chest's share of the film", chest), ("Lungs' share of the film", lung)):
-        counts = {f"{10 * tenth}-{10 * tenth + 9}%": tenths[tenth] for tenth in sorted(tenths)}
+        counts = {f"{10 * tenth}-{10 * tenth + 9 + tenth // 9}%": tenths[tenth] for tenth in sorted(tenths)}
         yield Section(title=title, note=f"{looked_at} contours looked at", counts=counts)
 
 

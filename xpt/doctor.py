@@ -28,6 +28,7 @@ from rich.table import Table
 from xpt.command_line import parse_run
 from xpt.config import PRESETS, Config, check
 from xpt.data.index import filled_splits, open_shards
+from xpt.data.reader import DataError
 from xpt.data.trial import ReadRate, read_rate
 from xpt.estimate import (
     Device,
@@ -95,7 +96,7 @@ def main() -> None:
     set_up_logging(0)
     try:
         sys.exit(examine(parse(sys.argv[1:]), Console(highlight=False)))
-    except ValueError as error:
+    except (ValueError, OSError, DataError) as error:
         Console(stderr=True).print(f"xpt-doctor: {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 

@@ -100,7 +100,7 @@ def embed(
     schema = pa.schema(
         [("key", "string"), ("patient", "string"), ("split", "string"), ("cls", vector), ("mean", vector)]
     )
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     rows = 0
     try:
         with (

@@ -58,7 +58,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     A line that is being written, or that a killed process did not finish, is left out.
     """
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows

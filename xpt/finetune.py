@@ -59,7 +59,7 @@ from xpt.training.saved import folders, newest
 from xpt.training.schedule import layer_groups, learning_rate
 from xpt.training.stragglers import Stragglers
 from xpt.training.telemetry import RunLog, write_provenance
-from xpt.training.watchdog import Watchdog, limit_start
+from xpt.training.watchdog import Watchdog, lift_limit
 
 log = logging.getLogger("xpt")
 
@@ -94,7 +94,6 @@ def finetune(config: FinetuneConfig, ds: dict[str, Any], rank: Rank) -> int:
         depth=config.model.depth,
     )
     ema = ema_of(model, config, ds)
-    limit_start(60 * settings.hang_minutes)
     engine = start_engine(model, groups, settings, ds, rank)
     job = checkpoint.Job(
         config=config,
@@ -179,6 +178,7 @@ def probe(
     if rank.is_first:
         write_provenance(run, config, ds, 0)
     initialize(model, config)
+    lift_limit()  # of the start: one pass over all films comes now, and nothing that waits for ever
     return fit_frozen(model, task, config, rank)
 
 

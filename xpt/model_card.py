@@ -17,7 +17,7 @@ tags: [radiography, masked-autoencoder, feature-extraction]
 
 # {name}
 
-Encoder of a masked autoencoder, pretrained with xpt on radiographs without labels.
+{origin}
 
 ```python
 model = timm.create_model("local-dir:{name}", pretrained=True).eval()
@@ -58,6 +58,12 @@ often: treat the weights as you treat data derived from patients.
 """
 
 
+ORIGINS = {
+    None: "Encoder of a masked autoencoder, pretrained with xpt on radiographs without labels.",
+    "recognition": "Encoder of a classifier of radiographs, fine-tuned with xpt on labels.",
+    "report": "Encoder of a report generator, fine-tuned with xpt on radiographs and their reports.",
+}
+"""What the encoder is, by the task of its run; pretraining has none."""
 SCORES = ("val/", "probe/")
 """What metrics of validation and of probes on frozen features are called."""
 WINDOWS = {
@@ -105,6 +111,7 @@ def model_card(name: str, run: Path, description: dict[str, Any], errors: dict[s
         )
     return CARD.format(
         name=name,
+        origin=ORIGINS[config.get("task")],
         mean=PIXEL_MEAN,
         std=PIXEL_STD,
         side=model["side"],

@@ -40,10 +40,10 @@ def first_reports(run: Path) -> str:
 
     Raises ValueError where it has not been evaluated.
     """
-    found = sorted(run.glob("reports-*.jsonl"))
-    if not found:
+    if not (run / "evaluation.json").is_file():
         raise ValueError(f"{run}: no reports in it; write them first: xpt-evaluate {run}")
-    rows = [json.loads(line) for line in found[-1].read_text().splitlines()]
+    split = json.loads((run / "evaluation.json").read_text())["split"]
+    rows = read_json_lines(run / f"reports-{split}.jsonl")
     study = rows[0]["study"]
     lines = [f"Study {study}, of a patient never trained on:"]
     for row in (row for row in rows if row["study"] == study):

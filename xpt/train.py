@@ -61,7 +61,6 @@ def train(config: Config, ds: dict[str, Any], rank: Rank) -> int:
     torch.manual_seed(settings.seed)
     model = MAE(config)
     parameters = sum(p.numel() for p in model.parameters())
-    limit_start(60 * settings.hang_minutes)
     engine = start_engine(model, parameter_groups(model, settings.weight_decay), settings, ds, rank)
     job = checkpoint.Job(
         config=config, data_hash=train_set.manifest_hash, world_size=rank.count, zero_stage=zero_stage(ds)

@@ -3,20 +3,13 @@
 import csv
 import io
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shards_tool.files import remove_temporary_files, write_whole
 from shards_tool.phantom.dicom import encode_dicom
@@ -24,6 +17,8 @@ from shards_tool.phantom.findings import LABELS, NO_FINDING
 from shards_tool.phantom.render import Film, render_film
 from shards_tool.phantom.report import LANGUAGES, write_report
 from shards_tool.phantom.study import Study, plan_patient
+from shards_tool.progress import progress_bar
+from shards_tool.workers import Died, Step, run_tasks
 
 ARCHIVE_VERSION = 1
 METADATA, TRUTH, SETTINGS = "metadata.csv", "truth.jsonl", "phantom.json"
@@ -78,14 +73,24 @@ def write_archive(out: Path, *, patients: int, seed: int, side: int = 1440, work
     truth = {file: row for file, row in _finished(out).items() if _is_complete(out, row)}
     todo = [study for study in studies if study.file not in truth]
     kept = len(studies) - len(todo)
-    with (out / _JOURNAL).open("a", encoding="utf-8") as journal, _progress(len(studies), kept) as progress:
+    made = run_tasks(partial(_work, out), todo, workers=workers if workers > 1 else 0)
+    with (
+        (out / _JOURNAL).open("a", encoding="utf-8") as journal,
+        progress_bar("phantom films", total=len(studies)) as bar,
+    ):
+        bar.advance(kept)
         # A line that a killed run tore must not swallow the next one.
         journal.write("\n")
-        for row in _make_all(out, todo, workers):
+        for study, row in made:
+            if isinstance(row, Died):
+                raise ChildProcessError(
+                    f"phantom archive: a worker died at {study.file} (exit code {row.exit_code}), as it does "
+                    "where memory runs out; the same command with fewer workers goes on"
+                )
             truth[row["file"]] = row
             journal.write(_json(row) + "\n")
             journal.flush()
-            progress.advance(progress.task_ids[0])
+            bar.advance()
     write_whole(out / METADATA, _metadata(studies).encode())
     write_whole(out / TRUTH, "".join(_json(truth[s.file]) + "\n" for s in studies).encode())
     (out / _JOURNAL).unlink()
@@ -145,50 +150,10 @@ def _is_complete(out: Path, row: dict[str, Any]) -> bool:
     return True
 
 
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Progress]:
-    columns = (TextColumn("phantom films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        progress.add_task("films", total=total, completed=done)
-        yield progress
-
-
-def _make_all(out: Path, todo: list[Study], workers: int) -> Iterator[dict[str, Any]]:
-    """Makes all films and yields their truth rows as they finish, in any order."""
-    if workers == 1:
-        for study in todo:
-            yield make_film(out, study)
-        return
-    # Spawned, because a forked child of a process with threads (OpenCV's, a progress bar's) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(len(todo), 1)), context, initializer=_start_worker) as pool:
-        running: set[Future[dict[str, Any]]] = set()
-        try:
-            for study in todo:
-                if len(running) >= 3 * workers:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-                running.add(pool.submit(make_film, out, study))
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle, and a killed parent takes us along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        # Orphaned workers of the executor wait for work for ever.
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+def _work(out: Path, study: Study, step: Step) -> dict[str, Any]:
+    row = make_film(out, study)
+    step(study.file)
+    return row
 
 
 def make_film(out: Path, study: Study) -> dict[str, Any]:

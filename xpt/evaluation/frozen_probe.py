@@ -21,7 +21,7 @@ from jaxtyping import Float, Float16
 
 from xpt.data.samples import Samples
 from xpt.evaluation.probe import fit_logistic, knn_scores
-from xpt.files import write_atomically
+from xpt.files import without_nan, write_atomically
 from xpt.metrics import Statistic, auroc_draws, interval
 
 LEAST = 3
@@ -153,7 +153,7 @@ def main() -> None:
             patients=stored["patients"].tolist(),
         )
         found = answer(question, stored["train"], stored["val"])
-    write_atomically(result, json.dumps(found, indent=1) + "\n")
+    write_atomically(result, json.dumps(without_nan(found), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Everything is in the one file (pictures as data URLs, curves as SVG): it opens without a server or a network.
 """
 
-import base64
 import html
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from xpt.evaluation.html import differences, document, jpeg_url, number, span, table
 from xpt.evaluation.predictions import Predictions
 from xpt.evaluation.scores import temperatures
 from xpt.metrics import reliability, roc_curve
@@ -63,8 +63,7 @@ def page(
     )
     if examples:
         parts.append("<h2>Films</h2><div class=row>" + "".join(map(_example, examples)) + "</div>")
-    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    return head + "\n".join(parts)
+    return document(title, STYLE, parts)
 
 
 def _summary(scores: dict[str, Any]) -> str:
@@ -76,7 +75,9 @@ def _summary(scores: dict[str, Any]) -> str:
         "come from validation.</p>"
     )
     if scores["split"] == "val":
-        text += "<p class=note>There is no test split: the model was chosen on these very films.</p>"
+        text += (
+            "<p class=note>If this is the validation split of its training, the model was chosen on it.</p>"
+        )
     return text
 
 
@@ -90,7 +91,7 @@ def _table(scores: dict[str, Any]) -> str:
         numbers = ("threshold", "sensitivity", "specificity", "calibration_error")
         cells += [number(row[n]) for n in (*numbers, "calibration_error_tempered", "temperature")]
         rows.append(cells)
-    return html_table(head, rows)
+    return table(head, rows)
 
 
 def _localisation(found: dict[str, Any]) -> str:
@@ -99,33 +100,12 @@ def _localisation(found: dict[str, Any]) -> str:
         [html.escape(name), str(row["films"]), span(row["hit"]), number(row["area"]), span(row["iou"])]
         for name, row in found.items()
     ]
-    return "<h2>Localisation</h2>" + html_table(head, rows)
+    return "<h2>Localisation</h2>" + table(head, rows)
 
 
 def _against(found: dict[str, Any]) -> str:
-    head = ("AUROC, difference", "95%", "p")
-    rows = [
-        [html.escape(name), span(row), number(row["p_value"])]
-        for name, row in {"mean": found["mean"], **found["findings"]}.items()
-        if row is not None
-    ]
-    return f"<h2>Minus {html.escape(found['run'])}</h2>" + html_table(head, rows)
-
-
-def html_table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
-    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def span(value: dict[str, Any]) -> str:
-    if value["value"] is None or np.isnan(value["value"]):
-        return "undefined"
-    return f"{value['value']:.3f} ({number(value['low'])} to {number(value['high'])})"
-
-
-def number(value: float | None) -> str:
-    return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
+    rows = {"mean": found["mean"], **found["findings"]}
+    return f"<h2>Minus {html.escape(found['run'])}</h2>" + differences("AUROC, difference", rows)
 
 
 def _defined(scores: dict[str, Any]) -> list[int]:
@@ -164,11 +144,15 @@ def _plot(title: str, lines: list[tuple[str, np.ndarray, np.ndarray]]) -> str:
 
 def _example(example: Example) -> str:
     truth = "has it" if example.is_positive else "does not have it"
-    picture = base64.b64encode(overlay(example.image_HW, example.heat_GG)).decode()
+    said = f"{example.finding}: {example.probability:.2f}; {truth}. Film {example.key}"
+    return figure(example.image_HW, example.heat_GG, said)
+
+
+def figure(image_HW: UInt8[np.ndarray, "H W"], heat_GG: Float[np.ndarray, "G G"], caption: str) -> str:
+    """The film, the same under its heat map, and what they show."""
     return (
-        f'<figure><img width="{2 * PICTURE}" height="{PICTURE}" src="data:image/jpeg;base64,{picture}">'
-        f"<figcaption>{html.escape(example.finding)}: {example.probability:.2f}; {truth}. "
-        f"Film {html.escape(example.key)}</figcaption></figure>"
+        f'<figure><img width="{2 * PICTURE}" height="{PICTURE}" src="{jpeg_url(overlay(image_HW, heat_GG))}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 

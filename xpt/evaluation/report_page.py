@@ -3,7 +3,6 @@
 Everything is in the one file, as in `xpt/evaluation/page.py`.
 """
 
-import base64
 import html
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from xpt.evaluation.page import PICTURE, STYLE, html_table, number, overlay, span
+from xpt.evaluation.html import differences, document, number, span, table
+from xpt.evaluation.page import STYLE, figure
 from xpt.text.normalise import Language
 
 WORD_SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr", "METEOR")
@@ -53,7 +53,7 @@ def report_page(title: str, scores: dict[str, Any], examples: list[ReportExample
     parts = [f"<h1>{html.escape(title)}</h1>", _summary(scores)]
     for language, content in scores["languages"].items():
         parts.append(f"<h2>{language}: {content['studies']:,} reports</h2>" + _table(content["rows"]))
-        parts.append(_differences(content["model_minus"]))
+        parts.append(differences("finding F1, the model minus", content["model_minus"]))
         parts += [_published(name, content[name]) for name in ("r2gen", "r2gen_mimic") if name in content]
     if examples:
         parts.append(
@@ -61,8 +61,7 @@ def report_page(title: str, scores: dict[str, Any], examples: list[ReportExample
             "pictures show where the model looked when it wrote them, in their order.</p>"
         )
         parts += map(_example, examples)
-    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>"
-    return head + f"<style>{STYLE}{_OWN_STYLE}</style>" + "\n".join(parts)
+    return document(title, STYLE + _OWN_STYLE, parts)
 
 
 def _summary(scores: dict[str, Any]) -> str:
@@ -73,7 +72,9 @@ def _summary(scores: dict[str, Any]) -> str:
         "are whole; findings are what the rule labeller reads.</p>"
     )
     if scores["split"] == "val":
-        text += "<p class=note>There is no test split: the model was chosen on these very studies.</p>"
+        text += (
+            "<p class=note>If this is the validation split of its training, the model was chosen on it.</p>"
+        )
     return text
 
 
@@ -91,7 +92,7 @@ def _table(rows: dict[str, Any]) -> str:
         for unit in units:
             label = name if len(units) == 1 else f"{name}, by {unit}"
             lines.append([html.escape(label), *_words(row[unit]), *found, *varied])
-    return html_table(head, lines)
+    return table(head, lines)
 
 
 def _words(row: dict[str, Any]) -> list[str]:
@@ -101,28 +102,23 @@ def _words(row: dict[str, Any]) -> list[str]:
     return [*bleu, number(row["rouge_l"]["value"]), number(row["cider"]["value"]), said]
 
 
-def _differences(found: dict[str, Any]) -> str:
-    rows = [[html.escape(name), span(row), number(row["p_value"])] for name, row in found.items()]
-    return html_table(("finding F1, the model minus", "95%", "p"), rows)
-
-
 def _published(name: str, rows: dict[str, Any]) -> str:
     lines = [[html.escape(who), *_words(row)] for who, row in rows.items()]
     note = "references cut, rare words unknown: for comparison with published numbers only"
-    return f"<p>Protocol {name} ({note}):</p>" + html_table(("", *WORD_SCORES), lines)
+    return f"<p>Protocol {name} ({note}):</p>" + table(("", *WORD_SCORES), lines)
 
 
 def _example(example: ReportExample) -> str:
     parts = [f"<div class=study><p>Study {html.escape(example.name)}</p><div class=row>"]
     if not any(text.heats for text in example.texts):
-        parts.append(_picture(example.image_HW, None, "film"))
+        parts.append(figure(example.image_HW, np.zeros((1, 1)), "film"))
     for text in example.texts:
         parts.append(
             f"<div class=text lang={text.language}><p><b>{text.language}, reference.</b> "
             f"{html.escape(text.reference)}</p><p><b>Generated.</b> {_marked(text)}</p><div class=row>"
         )
         for heat in text.heats:
-            parts.append(_picture(example.image_HW, heat.heat_GG, text.told[heat.start : heat.end][:40]))
+            parts.append(figure(example.image_HW, heat.heat_GG, text.told[heat.start : heat.end][:40]))
         parts.append("</div></div>")
     return "".join(parts) + "</div></div>"
 
@@ -137,12 +133,3 @@ def _marked(text: Text) -> str:
         parts.append(f"<mark>{html.escape(text.told[heat.start : heat.end])}</mark>")
         done = heat.end
     return "".join(parts) + html.escape(text.told[done:])
-
-
-def _picture(image_HW: np.ndarray, heat_GG: np.ndarray | None, caption: str) -> str:
-    heat = np.zeros((1, 1)) if heat_GG is None else heat_GG
-    picture = base64.b64encode(overlay(image_HW, heat)).decode()
-    return (
-        f'<figure><img width="{2 * PICTURE}" height="{PICTURE}" src="data:image/jpeg;base64,{picture}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )

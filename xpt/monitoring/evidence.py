@@ -20,6 +20,7 @@ from xpt.config import Config, MaskConfig
 from xpt.data.index import ShardSet
 from xpt.data.samples import read_samples
 from xpt.evaluation import frozen_probe
+from xpt.evaluation.html import span
 from xpt.monitoring.pictures import reconstruction_sheet
 from xpt.monitoring.run_page import PAGE, write_page
 from xpt.monitoring.validation import evaluate, predict
@@ -87,7 +88,7 @@ class Evidence:
         self._look_after_probes(self._run_log)
         try:
             write_page(self._run)
-        except OSError as error:  # a page is not worth a run
+        except (OSError, ValueError) as error:  # a page is not worth a run
             log.warning("%s was not written: %s", self._run / PAGE, error)
 
     def finish(self) -> None:
@@ -102,6 +103,9 @@ class Evidence:
             time.sleep(0.1)
             if self._running.poll() is not None:
                 self.refresh()
+        if self._running is not None:
+            self._running.terminate()
+            log.warning("the last probe was not waited for any longer; its features stay in %s", self._folder)
 
     def _reconstruct(self, engine: Engine) -> dict[str, np.ndarray]:
         """Sheets of the first films: `reconstruction` under the run's own masks, and one per other strategy.
@@ -169,6 +173,13 @@ class Evidence:
         return whole
 
     def _look_after_probes(self, run_log: RunLog) -> None:
+        """Publish, start the next; what goes wrong with a probe is no reason to lose the run."""
+        try:
+            self._publish_and_start(run_log)
+        except (OSError, ValueError) as error:
+            log.warning("a probe cannot be started or read: %s", error)
+
+    def _publish_and_start(self, run_log: RunLog) -> None:
         """One process at a time, oldest features first. Features go when their result is published."""
         if self._running is not None and self._running.poll() is None:
             return
@@ -201,16 +212,15 @@ def _publish(run_log: RunLog, images: int, found: dict[str, Any]) -> None:
             f"probe/{method}_{part}": mean[method][part]
             for method in ("logistic", "knn")
             for part in ("value", "low", "high")
+            if mean[method][part] is not None
         },
     )
     log.info(
-        "probe after %s images: mean AUROC of %d findings %.3f (%.3f to %.3f), by nearest films %.3f",
+        "probe after %s images: mean AUROC of %d findings %s, by nearest films %s",
         f"{images:,}",
         len(found["findings"]),
-        mean["logistic"]["value"],
-        mean["logistic"]["low"],
-        mean["logistic"]["high"],
-        mean["knn"]["value"],
+        span(mean["logistic"]),
+        span(mean["knn"]),
     )
 
 

@@ -4,7 +4,6 @@ Everything is in the one file, curves as SVG and pictures as data URLs. For a ru
 disk, `python -m xpt.monitoring.run_page RUN` writes it.
 """
 
-import base64
 import html
 import json
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from xpt.evaluation.html import document, jpeg_url, span, table
 from xpt.files import METRICS, read_json_lines, write_atomically
 from xpt.monitoring.charts import Line, chart
 from xpt.monitoring.verdict import Rows, Verdict, verdicts, wait_shares
@@ -76,9 +76,7 @@ def page(
         f"<p>Preset {html.escape(config['preset'])}, revision {html.escape(provenance['revision'])}; "
         f"written {now}.</p>",
     ]
-    head = "<!doctype html><html lang=en><meta charset=utf-8>"
-    head += f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
-    return head + "\n".join(parts)
+    return document(title, STYLE, parts)
 
 
 def _card(verdict: Verdict) -> str:
@@ -148,27 +146,20 @@ def _line(rows: Rows, key: str, name: str, band: tuple[str, str] | None = None) 
 
 
 def _probe_table(found: dict[str, Any]) -> str:
-    head = "<tr><th>finding</th><th>logistic regression</th><th>nearest films</th></tr>"
-    lines = [
-        f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{_span(row[method])}</td>" for method in ("logistic", "knn"))
-        + "</tr>"
+    films = found["films"]
+    rows = [
+        [html.escape(name), span(row["logistic"]), span(row["knn"])]
         for name, row in {"mean": found["mean"], **found["findings"]}.items()
     ]
-    films = found["films"]
     return (
         f"<p>Newest probe: AUROC of frozen features on {films['val']:,} validation films, fitted on "
-        f"{films['train']:,} training films; 95% by patient.</p><table>{head}{''.join(lines)}</table>"
+        f"{films['train']:,} training films; 95% by patient.</p>"
+        + table(("finding", "logistic regression", "nearest films"), rows)
     )
 
 
-def _span(value: dict[str, Any]) -> str:
-    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-
-
 def _figure(caption: str, jpeg: bytes) -> str:
-    data = base64.b64encode(jpeg).decode()
-    return f'<h2>{html.escape(caption)}</h2><img alt="" src="data:image/jpeg;base64,{data}">'
+    return f'<h2>{html.escape(caption)}</h2><img alt="" src="{jpeg_url(jpeg)}">'
 
 
 def _pictures(run: Path) -> list[tuple[str, bytes]]:
@@ -190,7 +181,8 @@ def _pictures(run: Path) -> list[tuple[str, bytes]]:
 
 def _jpeg(path: Path) -> bytes:
     picture = cv2.imread(str(path))
-    assert picture is not None, path
+    if picture is None:
+        raise ValueError(f"{path}: no picture")
     height, width = picture.shape[:2]
     if width > PICTURE_WIDTH:
         size = (PICTURE_WIDTH, round(height * PICTURE_WIDTH / width))

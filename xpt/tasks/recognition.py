@@ -50,7 +50,7 @@ class Labelled:
     """Every film is an input by itself."""
 
     def batch_targets(self, batch: Batch) -> Float[Tensor, "B C"]:
-        """Targets of a batch, float32, on its device; NaN for a film that is not of this split."""
+        """Targets of a batch, float32, on its device; NaN where a label is not known."""
         rows = [self.row_of[key] for key in batch.keys]
         target_BC = torch.from_numpy(self.target_NC[rows]).float()
         return target_BC.to(batch.image_BCHW.device, non_blocking=True)

@@ -67,8 +67,7 @@ class ReportWriting:
         self.train, self.val = read_studies(train_set, settings), read_studies(val_set, settings)
         check_disjoint({"train": self.train.patients, "val": self.val.patients})
         self.score = f"val/{settings.select}"
-        if settings.select == "finding_f1":
-            _check_asserted(self.val, settings, config.train.eval_films)
+        _check_validation(self.val, settings, config.train.eval_films)
         on_first(self._make_tokenizer)
         self.writer = Writer(settings, ReportTokenizer.load(self.run / TOKENIZER))
         self.tokenizer = self.writer.tokenizer
@@ -230,11 +229,19 @@ def study_losses(
     return sum_B / count_B
 
 
-def _check_asserted(val: Studies, settings: ReportConfig, studies: int) -> None:
-    """Raises ValueError where no reference of the first `studies` asserts a finding: no F1 to choose by."""
+def _check_validation(val: Studies, settings: ReportConfig, studies: int) -> None:
+    """Raises ValueError where the first `studies` have no reference in a language, or none that asserts a
+    finding though models are chosen by findings."""
     for language in settings.languages:
         rows = [row for row in val.with_text(language) if row < studies]
-        if not any(asserted_findings(val.texts[row][language], language) for row in rows):
+        if not rows:
+            raise ValueError(
+                f"split val: none of the first {studies} studies has a report in {language}. Raise "
+                "--train.eval_films, or leave the language out of --languages."
+            )
+        if settings.select == "finding_f1" and not any(
+            asserted_findings(val.texts[row][language], language) for row in rows
+        ):
             raise ValueError(
                 f"split val: none of the first {len(rows)} reports in {language} asserts a finding, so no "
                 "model can be chosen by findings. Set --report.select cider, raise --train.eval_films, or "

@@ -118,10 +118,11 @@ def version_of(name: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """Empty where the command is not there or fails."""
-    if shutil.which(command[0]) is None:
+    """Empty where the command is not there, fails or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
         return ""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -143,7 +144,7 @@ def _driver() -> str:
         raise UnusedError("no nvidia-smi: this machine has no NVIDIA driver")
     names = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines()
     if not names:
-        raise RuntimeError("nvidia-smi finds no GPU")
+        raise RuntimeError("nvidia-smi finds no GPU, or does not answer")
     return f"{len(names)} x {names[0]}"
 
 

@@ -31,6 +31,7 @@ from xpt.training.engine import read_ds_config, resolved
 from xpt.training.interval import Interval, NonFiniteError, Report
 from xpt.training.stragglers import Slowest, Stragglers
 from xpt.training.telemetry import Pace, RunLog, set_up_logging, write_provenance
+from xpt.training.watchdog import limit_start
 
 log = logging.getLogger("xpt")
 CRASHED = 1
@@ -48,6 +49,7 @@ def run_job(parse: Callable[[list[str]], R], job: Callable[[R, dict[str, Any], R
         config = parse(sys.argv[1:])
         ds = read_ds_config(config.ds_config)
         rank = distributed.start(config.train.hang_minutes)
+        limit_start(60 * config.train.hang_minutes)
         status = job(resolved(config, rank.device), ds, rank)
     except (ValueError, OSError, NonFiniteError, DataError) as error:
         # The message says what to do; a traceback would only hide it.

@@ -27,6 +27,11 @@ def limit_start(seconds: float) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
+def lift_limit() -> None:
+    """What comes may take as long as it takes."""
+    faulthandler.cancel_dump_traceback_later()
+
+
 class Watchdog:
     """Of one rank, in use as `with Watchdog(...) as watch`. Tell it with `begin` that training moves."""
 
