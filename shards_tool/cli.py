@@ -189,6 +189,8 @@ class Preview:
     """By default all of them."""
     worst: bool = False
     """The films with the least certain contours, the worst first, instead of films from all over."""
+    keys: tuple[str, ...] = ()
+    """These films, as a run's log or `skipped.jsonl` names them, instead of films from all over."""
     before: tuple[str, ...] = ()
     """Sources of the build: each film is then shown as its file has it, too, without any windowing."""
     key_file: Path | None = None
@@ -207,6 +209,7 @@ class Preview:
             split=self.split,
             before=before,
             worst=self.worst,
+            keys=self.keys,
         )
         _say(f"wrote {self.out}")
         return 0

@@ -1,6 +1,7 @@
 """A contact sheet of a data set, with the contours drawn in: the quickest way to see what went wrong."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -26,14 +27,16 @@ def contact_sheet(
     split: str | None = None,
     before: Originals | None = None,
     worst: bool = False,
+    keys: Sequence[str] = (),
 ) -> np.ndarray:
     """Films evenly spread over the data set, as a BGR picture; each beside its original where given.
 
     Args:
         worst: the films with the least certain contours instead, each with its certainty.
+        keys: these films instead.
 
     Raises:
-        ValueError: no such data set, or it has no samples.
+        ValueError: no such data set, it has no samples, or it has no film of one of the `keys`.
     """
     read_manifest(root)
     entries = []
@@ -42,9 +45,11 @@ def contact_sheet(
         entries += [(name, entry) for entry in index]
     if not entries:
         raise ValueError(f"{root} has no samples to show")
-    if worst:
-        captions = _least_certain(root, split, count)
+    if keys or worst:
         by_key = {entry["key"].decode(): (name, entry) for name, entry in entries}
+        if missing := sorted(set(keys) - by_key.keys()):
+            raise ValueError(f"{root} has no film {missing[0]}" + (f" in {split}" if split else ""))
+        captions = {key: by_key[key][0] for key in keys} if keys else _least_certain(root, split, count)
         picked = [by_key[key] for key in captions]
     else:
         places = np.unique(np.linspace(0, len(entries) - 1, count).round().astype(int))
@@ -74,8 +79,11 @@ def write_contact_sheet(
     split: str | None = None,
     before: Originals | None = None,
     worst: bool = False,
+    keys: Sequence[str] = (),
 ) -> None:
-    sheet = contact_sheet(root, count=count, columns=columns, split=split, before=before, worst=worst)
+    sheet = contact_sheet(
+        root, count=count, columns=columns, split=split, before=before, worst=worst, keys=keys
+    )
     done, code = cv2.imencode(".png", sheet)
     assert done
     write_whole(path, code.tobytes())

@@ -7,6 +7,7 @@ import pytest
 from shards_tool.build import build
 from shards_tool.originals import Originals
 from shards_tool.preview import CELL, contact_sheet, write_contact_sheet
+from shards_tool.schema import INDEX, SPLITS
 from tests.shards_tool.archive import FILMS, SMALL, twelve_bit, write_dicom
 
 
@@ -21,6 +22,21 @@ def test_the_sheet_shows_every_film_with_its_contour(archive: Path, key_file: Pa
         assert is_coloured[top : top + CELL, left : left + CELL].sum() > 500
     write_contact_sheet(tmp_path / "data", tmp_path / "sheet.png", count=100, columns=4)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png")), sheet)
+
+
+def test_chosen_films_are_shown_in_the_order_of_their_keys(archive: Path, key_file: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    build([archive], data, SMALL, key_file=key_file, workers=0)
+    everything = contact_sheet(data, count=100, columns=1)
+    keys = [key.decode() for split in SPLITS for key in np.load(data / split / INDEX)["key"]]
+    sheet = contact_sheet(data, columns=1, keys=[keys[2], keys[0]])
+    pitch = CELL + 4
+    for row, film in enumerate((2, 0)):
+        np.testing.assert_array_equal(
+            sheet[4 + row * pitch : (row + 1) * pitch], everything[4 + film * pitch : (film + 1) * pitch]
+        )
+    with pytest.raises(ValueError, match="no film 0123"):
+        contact_sheet(data, keys=["0123"])
 
 
 def test_no_data_set_is_an_error(tmp_path: Path):

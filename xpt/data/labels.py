@@ -150,8 +150,9 @@ def check_both(target_NC: Float[np.ndarray, "N C"], mapped: LabelMap, split: str
             if not there:
                 raise ValueError(
                     f"finding {finding}: no {what} film in split {split}, of {len(known_N)} whose label is "
-                    "known. Leave it out with --recognition.findings, raise --recognition.fraction, or "
-                    "divide the patients otherwise: xpt-shards split."
+                    "known. Leave it out with --recognition.findings, raise --recognition.fraction, divide "
+                    "the patients otherwise (xpt-shards split), or, if findings that your table leaves out "
+                    "are absent, set --recognition.missing zeros."
                 )
 
 
