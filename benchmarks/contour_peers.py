@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from shards_tool.contour.region import Contour, contour_mask, hull_of
+from shards_tool.contour.region import Contour, hull_of
 from shards_tool.film import Grey
+from shards_tool.letterbox import contour_mask
 from shards_tool.schema import CONTOUR_CHEST
 
 _SIDE = 256

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from shards_tool.film import Grey
 from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, CONTOUR_SCALE
 
+_Region = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 _TWO_SAMPLES = 1.75, 2.3
 """Factors of shrinking at which the mean of two linear samples is the mean over the area: at 2 it is the
@@ -90,16 +91,23 @@ def letterbox_contour(mask_hw: Mask, height: int, width: int, side: int) -> Mask
             mask_hw, value, box.height, box.width
         )
         regions.append(cv2.resize(canvas, small, interpolation=cv2.INTER_AREA) >= _SHARE // 2)
-    return _three_values(*regions)
+    is_chest, is_lung = regions
+    return contour_mask(is_lung, is_chest)
 
 
 def full_mask(mask_hw: Mask, height: int, width: int) -> Mask:
     """The three values in a film's size; edges run between the pixels of a smaller mask, not along them."""
     if mask_hw.shape == (height, width):
         return mask_hw
-    return _three_values(
-        *(_resize_region(mask_hw, v, height, width) > 0 for v in (CONTOUR_CHEST, CONTOUR_LUNG))
+    is_lung, is_chest = (
+        _resize_region(mask_hw, value, height, width) > 0 for value in (CONTOUR_LUNG, CONTOUR_CHEST)
     )
+    return contour_mask(is_lung, is_chest)
+
+
+def contour_mask(is_lung: _Region, is_chest: _Region) -> Mask:
+    """The three values, of two regions (not 0: inside); lung counts as chest."""
+    return np.maximum((is_chest > 0) * np.uint8(CONTOUR_CHEST), (is_lung > 0) * np.uint8(CONTOUR_LUNG))
 
 
 _SHARE = 128
@@ -124,7 +132,3 @@ def _shrunk(mask_hw: Mask, height: int, width: int) -> Mask:
 
 def _is_larger(height: int, width: int, mask_hw: Mask) -> bool:
     return height > mask_hw.shape[0] or width > mask_hw.shape[1]
-
-
-def _three_values(is_chest: npt.NDArray[np.bool_], is_lung: npt.NDArray[np.bool_]) -> Mask:
-    return np.maximum(is_chest * np.uint8(CONTOUR_CHEST), is_lung * np.uint8(CONTOUR_LUNG))

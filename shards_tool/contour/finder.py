@@ -5,11 +5,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from shards_tool.contour.fixed import mean_shape
-from shards_tool.contour.region import Contour, contour_mask, iou
+from shards_tool.contour.region import Contour, iou
 from shards_tool.contour.segmenter import SHIPPED, Found, Map, Segmenter
 from shards_tool.contour.trust import UNCERTAIN, Regions, doubt_about, regions_of
 from shards_tool.film import Grey
-from shards_tool.letterbox import Box
+from shards_tool.letterbox import Box, contour_mask
 from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
 
 _SURE = 0.88

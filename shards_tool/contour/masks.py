@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from shards_tool.contour.fixed import find_rect
-from shards_tool.contour.region import Contour, Mask, contour_mask, hull_of
+from shards_tool.contour.region import Contour, Mask, hull_of
 from shards_tool.film import Grey
+from shards_tool.letterbox import contour_mask
 from shards_tool.schema import CONTOUR_CHEST
 
 MASK_IGNORE = 127

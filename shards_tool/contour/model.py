@@ -78,6 +78,6 @@ class _Residual(nn.Module):
         return x + self.conv(x)
 
 
-def _conv(inner: int, outer: int, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    conv = nn.Conv2d(inner, outer, kernel, stride, kernel // 2, bias=False)
+def _conv(inner: int, outer: int, *, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outer), nn.ReLU(inplace=True))

@@ -14,12 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shards_tool.film import Grey
-from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG
 
 Mask = npt.NDArray[Any]
 """uint8, height x width."""
-Points = npt.NDArray[np.float64]
-"""N x 2: x, y."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +56,6 @@ def hull_of(is_lung: Mask) -> Mask:
     if outlines:
         cv2.fillConvexPoly(out, cv2.convexHull(np.concatenate(outlines)), 1)
     return out
-
-
-def contour_mask(is_lung: Mask, is_chest: Mask) -> Mask:
-    """The three values, of two regions; lung counts as chest."""
-    lung, chest = is_lung.astype(np.uint8), is_chest.astype(np.uint8)
-    return np.maximum(chest * np.uint8(CONTOUR_CHEST), lung * np.uint8(CONTOUR_LUNG))
 
 
 def iou(a: Mask, b: Mask) -> float:

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
+from shards_tool.letterbox import contour_mask
 from shards_tool.phantom.anatomy import Across, Body, Chest, Down, Field
 from shards_tool.phantom.findings import CARDIOMEGALY, Finding
 from shards_tool.phantom.skeleton import draw_ribs, draw_shoulders, draw_spine
 from shards_tool.phantom.tissue import Tissue, draw_tissue, noise_field
 from shards_tool.phantom.vessels import draw_bronchi, draw_hila, draw_vessels
-from shards_tool.schema import CONTOUR_CHEST, CONTOUR_LUNG, CONTOUR_OUTSIDE
 
 WATER = 0.0175
 """Attenuation per mm of tissue at about 65 keV effective (NIST XCOM 0.020, less beam hardening)."""
@@ -86,8 +86,7 @@ class Film:
 
     def label_mask(self) -> UInt8[np.ndarray, "H W"]:
         """0 outside, 128 chest, 255 lung."""
-        chest = np.where(self.chest > 0, CONTOUR_CHEST, CONTOUR_OUTSIDE)
-        return np.where(self.lung > 0, CONTOUR_LUNG, chest).astype(np.uint8)
+        return contour_mask(self.lung, self.chest)
 
 
 def chest_of(spec: FilmSpec) -> Chest:
