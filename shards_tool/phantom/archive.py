@@ -151,9 +151,8 @@ def _is_complete(out: Path, row: dict[str, Any]) -> bool:
 
 
 def _work(out: Path, study: Study, step: Step) -> dict[str, Any]:
-    row = make_film(out, study)
     step(study.file)
-    return row
+    return make_film(out, study)
 
 
 def make_film(out: Path, study: Study) -> dict[str, Any]:
