@@ -67,10 +67,6 @@ class ReportConfig:
             check(0 <= getattr(self, name) < 1, f"report.{name}", getattr(self, name), "a number in [0, 1)")
         check(0 < self.layer_decay <= 1, "report.layer_decay", self.layer_decay, "a number in (0, 1]")
         check(self.longest >= 2, "report.longest", self.longest, "at least 2")
-        shortest = f"in [0, {self.longest}) (report.longest)"
-        check(0 <= self.shortest < self.longest, "report.shortest", self.shortest, shortest)
-        for name in ("length_penalty", "no_repeat"):
-            check(getattr(self, name) >= 0, f"report.{name}", getattr(self, name), "at least 0")
         check(
             self.width % self.heads == 0,
             "report.width",

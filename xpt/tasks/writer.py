@@ -26,6 +26,20 @@ class Writer:
     settings: ReportConfig
     tokenizer: ReportTokenizer
 
+    def __post_init__(self) -> None:
+        _ = self._generation  # settings that cannot be are refused here, not when the first report is written
+
+    @property
+    def _generation(self) -> GenerationConfig:
+        settings = self.settings
+        return GenerationConfig(
+            longest=settings.longest,
+            shortest=settings.shortest,
+            beams=settings.beams,
+            length_penalty=settings.length_penalty,
+            no_repeat=settings.no_repeat,
+        )
+
     def model(self, encoder: EncoderConfig) -> ReportModel:
         """With random weights, but for those of a language model."""
         settings = self.settings
@@ -61,9 +75,7 @@ class Writer:
     def reports(self, model: ReportModel, memory: Memory, language: Language) -> list[str]:
         """The best report of each study in the language."""
         language_B = torch.full((len(memory.tokens_BSD),), LANGUAGE_TOKEN[language])
-        found = beam_search(
-            model.decoder, memory, language_B.to(memory.tokens_BSD.device), self._generation()
-        )
+        found = beam_search(model.decoder, memory, language_B.to(memory.tokens_BSD.device), self._generation)
         return [self.tokenizer.decode(ids) for ids in found]
 
     def draws(
@@ -72,21 +84,11 @@ class Writer:
         """A report drawn at random for each row of `memory`; of `drawing` only how it draws counts."""
         language_B = torch.full((len(memory.tokens_BSD),), LANGUAGE_TOKEN[language])
         config = dataclasses.replace(
-            self._generation(), temperature=drawing.temperature, top_p=drawing.top_p, seed=drawing.seed
+            self._generation, temperature=drawing.temperature, top_p=drawing.top_p, seed=drawing.seed
         )
         rows = list(range(len(language_B)))
         found = sample(model.decoder, memory, language_B.to(memory.tokens_BSD.device), config, rows)
         return [self.tokenizer.decode(ids) for ids in found]
-
-    def _generation(self) -> GenerationConfig:
-        settings = self.settings
-        return GenerationConfig(
-            longest=settings.longest,
-            shortest=settings.shortest,
-            beams=settings.beams,
-            length_penalty=settings.length_penalty,
-            no_repeat=settings.no_repeat,
-        )
 
 
 def tokenizer_of(language_model: Path) -> ReportTokenizer:
