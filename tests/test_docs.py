@@ -26,6 +26,7 @@ import xpt.embed
 import xpt.evaluate
 import xpt.export
 import xpt.finetune_config
+import xpt.predict
 import xpt.report
 from shards_tool.phantom import write_archive
 from tests.conftest import ROOT
@@ -73,6 +74,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "xpt-doctor": xpt.doctor.parse,
     "xpt-export": _tyro(xpt.export.Options),
     "xpt-embed": _tyro(xpt.embed.Options),
+    "xpt-predict": _tyro(xpt.predict.Options),
     "xpt-report": _tyro(xpt.report.Options),
     "xpt-evaluate": _tyro(xpt.evaluate.Options),
     "xpt-shards": _tyro(shards_tool.cli.Command),
@@ -81,6 +83,8 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
 SCRIPTS = {
     "xpt/train.py": "xpt-train",
     "xpt/finetune.py": "xpt-finetune",
+    "xpt/embed.py": "xpt-embed",
+    "xpt/predict.py": "xpt-predict",
     "slurm/pretrain.sh": "xpt-train",
     "slurm/finetune.sh": "xpt-finetune",
 }

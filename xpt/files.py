@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and files that grow line by line."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -41,6 +42,12 @@ def remove_torn(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process looks, too
             if torn.is_file() and time.time() - torn.stat().st_mtime > _TORN_AFTER:
                 torn.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sysconfig
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from shards_tool.settings import BuildSettings
 from tests.conftest import ROOT
 from tests.shards_tool.archive import write_archive, write_key
 from tests.xpt.conftest import start
-from xpt.data.index import manifest_hash
+from xpt.data.index import filled_splits, manifest_hash, open_shards
 from xpt.data.samples import count_windows
-from xpt.embed import embed
+from xpt.embed import Options, embed
 from xpt.export import MOST_DIFFERENCE, FromPixels, export, trained_encoder
 from xpt.model_card import what_is_known
+from xpt.training.distributed import Rank
 from xpt.training.engine import checkpoint_weights
 from xpt.training.saved import newest
 
@@ -153,10 +155,16 @@ def test_the_card_counts_how_films_got_their_grey_range(tmp_path: Path):
         count_windows(shards)
 
 
-def test_features_of_all_films_as_parquet(run: Path, shards: Path, tmp_path: Path):
+def test_features_of_all_films_as_parquet(run: Path, shards: Path, tmp_path: Path, rank: Rank):
     export(run, tmp_path / "model")
-    rows = embed(shards, tmp_path / "model", tmp_path / "features.parquet", batch=7)
-    table = pq.read_table(tmp_path / "features.parquet")
+    options = Options(shards=shards, model=tmp_path / "model", out=tmp_path / "features", batch=7, part=20)
+    rows = embed(options, rank)
+    table = pq.read_table(options.out)
+    files = [path.name for path in sorted(options.out.glob("*.parquet"))]
+    counted = {split: len(open_shards(shards, split)) for split in filled_splits(shards)}
+    parts = [(split, first) for split, films in counted.items() for first in range(0, films, 20)]
+    assert files == sorted(f"{split}-{first:09d}.parquet" for split, first in parts)
+    assert len(files) > len(counted) > 1
     samples = pq.read_table(shards / "samples.parquet")
     assert rows == len(table) == len(samples)
     assert sorted(table["key"].to_pylist()) == sorted(samples["key"].to_pylist())
@@ -166,22 +174,24 @@ def test_features_of_all_films_as_parquet(run: Path, shards: Path, tmp_path: Pat
         for key, patient, split in zip(*(samples[n] for n in ("key", "patient", "split")), strict=True)
     }
     # One film alone has the features that it has in a batch.
-    embed(shards, tmp_path / "model", tmp_path / "alone.parquet", split="val", batch=1)
-    alone = {row["key"]: row for row in pq.read_table(tmp_path / "alone.parquet").to_pylist()}
+    embed(replace(options, out=tmp_path / "alone", split="val", batch=1), rank)
+    alone = {row["key"]: row for row in pq.read_table(tmp_path / "alone").to_pylist()}
     together = {row["key"]: row for row in table.to_pylist()}
     assert len(alone) > 3
     for key, row in alone.items():
         for name in ("cls", "mean"):
             np.testing.assert_allclose(row[name], together[key][name], atol=1e-4)
     assert np.ptp([row["mean"] for row in alone.values()], axis=0).max() > 1e-3
+    with pytest.raises(ValueError, match="begun with crop_to frame, now it is chest; give another folder"):
+        embed(replace(options, crop_to="chest"), rank)
 
 
-def test_what_is_wrong_is_said(shards: Path, run: Path, tmp_path: Path):
+def test_what_is_wrong_is_said(shards: Path, run: Path, tmp_path: Path, rank: Rank):
     with pytest.raises(ValueError, match="no checkpoint in it"):
         export(tmp_path, tmp_path / "out")
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         export(run, tmp_path / "out")
     with pytest.raises(ValueError, match="make the folder with: xpt-export"):
-        embed(shards, tmp_path, tmp_path / "features.parquet")
+        embed(Options(shards=shards, model=tmp_path, out=tmp_path / "features"), rank)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from tests.xpt.conftest import Run, rows, start
-from xpt import evaluate, finetune
+from xpt import evaluate, finetune, predict
 from xpt.config import EncoderConfig, as_json
 from xpt.data.index import open_shards
 from xpt.evaluate import Options
@@ -112,6 +114,18 @@ def test_it_learns_and_the_evaluation_says_so(whole: Path, rank: Rank, tmp_path:
     assert np.isnan(found.target_NC).sum() == sum(
         1 for labels in labels_of(Path(config.data.path), "test") if labels["Bar"] == -1
     )
+    options = predict.Options(
+        run=whole, shards=Path(config.data.path), out=tmp_path / "all", batch=7, part=10
+    )
+    rows_of = {row["key"]: row for row in predicted(options, rank)}
+    assert len(rows_of) == 72 and {row["split"] for row in rows_of.values()} == {"train", "val", "test"}
+    for n, key in enumerate(found.keys):
+        assert rows_of[key]["patient"] == found.patients[n]
+        for c, name in enumerate(found.findings):
+            assert rows_of[key][f"logit:{name}"] == pytest.approx(found.logit_NC[n, c], abs=1e-4)
+            wanted = found.probabilities()[n, c]
+            assert rows_of[key][f"probability:{name}"] == pytest.approx(wanted, abs=1e-4)
+
     page = (whole / "evaluation.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert "http" not in page.replace("<!doctype html>", "")
@@ -130,6 +144,15 @@ def test_it_learns_and_the_evaluation_says_so(whole: Path, rank: Rank, tmp_path:
     assert scores["split"] == "val"
     with pytest.raises(ValueError, match="--protocol: of runs that write reports"):
         evaluate.evaluate(Options(run=whole, protocol="r2gen"), rank)
+
+
+def predicted(options: predict.Options, rank: Rank) -> list[dict[str, Any]]:
+    """After two ranks and a second start."""
+    shares = [predict.predict(options, replace(rank, index=index, count=2)) for index in (0, 1)]
+    table = pq.read_table(options.out)
+    assert sum(shares) == len(table) and min(shares) > 0
+    assert predict.predict(options, rank) == 0
+    return table.to_pylist()
 
 
 def labels_of(shards: Path, split: str) -> list[dict[str, float]]:

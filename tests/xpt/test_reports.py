@@ -10,13 +10,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from shards_tool.build import build
 from shards_tool.settings import BuildSettings
 from tests.xpt.conftest import rows, start
-from xpt import evaluate, report
+from xpt import evaluate, predict, report
 from xpt.config import EncoderConfig, as_json
 from xpt.data.index import open_shards
 from xpt.finetune_config import FinetuneConfig, demo, from_json
@@ -107,7 +108,7 @@ def whole(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.launch
-def test_the_text_is_read_from_the_image(whole: Path, rank, monkeypatch: pytest.MonkeyPatch):
+def test_the_text_is_read_from_the_image(whole: Path, rank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(text_scores.shutil, "which", lambda _: None)  # METEOR starts Java for each row
     best = torch.load(whole / BEST, weights_only=True)
     validations = [row["val/finding_f1"] for row in rows(whole) if "val/finding_f1" in row]
@@ -136,6 +137,14 @@ def test_the_text_is_read_from_the_image(whole: Path, rank, monkeypatch: pytest.
     assert json.loads((whole / "evaluation.json").read_text())["studies"] == found["studies"]
     page = (whole / "evaluation.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 8 and "<mark>" in page
+
+    # Without their texts, studies get the same reports.
+    options = predict.Options(run=whole, shards=Path(config.data.path), out=tmp_path / "all", batch=4, part=3)
+    predict.predict(options, rank)
+    told = {(row["study"], row["patient"]): row for row in pq.read_table(options.out).to_pylist()}
+    assert len(told) == 60
+    for line in lines:
+        assert told[line["study"], line["patient"]][f"report:{line['language']}"] == line["model"]
 
 
 @pytest.mark.launch

@@ -37,6 +37,11 @@ class Batch:
     replaced: int
     """Films of this batch that stand in for damaged ones."""
 
+    @property
+    def counted(self) -> list[int]:
+        """Places of the films whose `weight_B` is not 0."""
+        return self.weight_B.nonzero().flatten().tolist()
+
 
 def coverage(
     contour_BCC: UInt8[Tensor, "B C C"],

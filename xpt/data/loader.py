@@ -300,8 +300,8 @@ def evaluation_loader(
     """
     there = len(shards if groups is None else groups)
     total = there if films is None else min(films, there)
-    if total < 1:
-        raise ValueError(f"evaluation films: got {films}, wanted at least 1")
+    if total < 1 or batch < 1:
+        raise ValueError(f"evaluation: got {films} films and batches of {batch}, wanted at least 1 and 1")
     rows_FB, is_counted_FB = evaluation_positions(total, batch=batch, world_size=world_size, rank=rank)
     requests = (
         _Request(position_B=row_B, row_B=row_B, weight_B=is_counted_B.astype(np.float32)).of_groups(groups)

@@ -46,15 +46,21 @@ def read_samples(shards: ShardSet) -> Samples:
     )
 
 
-def read_reported(shards: ShardSet) -> Reported:
-    """Raises ValueError as `read_samples` does."""
-    table = _read(shards, ["study", "view", "reports"])
+def read_patients(shards: ShardSet) -> dict[str, str]:
+    """The patient of each film, by key. Raises ValueError as `read_samples` does."""
+    table = _read(shards, [])
+    return dict(zip(table["key"].to_pylist(), table["patient"].to_pylist(), strict=True))
+
+
+def read_reported(shards: ShardSet, *, with_texts: bool = True) -> Reported:
+    """Without texts, every film's are empty. Raises ValueError as `read_samples` does."""
+    table = _read(shards, ["study", "view", *(["reports"] if with_texts else [])])
     return Reported(
         keys=table["key"].to_pylist(),
         patients=table["patient"].to_pylist(),
         studies=table["study"].to_pylist(),
         views=table["view"].to_pylist(),
-        reports=[dict(pairs) for pairs in table["reports"].to_pylist()],
+        reports=[dict(pairs) for pairs in table["reports"].to_pylist()] if with_texts else [{}] * len(table),
     )
 
 

@@ -31,12 +31,16 @@ class Predictions:
 
     def probabilities(self, temperature_C: Float[np.ndarray, "C"] | float = 1.0) -> np.ndarray:
         """[N, C] in [0, 1], of logits divided by the temperature."""
-        logit_NC = self.logit_NC / temperature_C
-        return sigmoid(logit_NC) if self.kind == "multi_label" else softmax(logit_NC)
+        return probabilities(self.logit_NC / temperature_C, self.kind)
 
     def known(self, finding: int) -> np.ndarray:
         """[N] bool: where the finding's label is known."""
         return ~np.isnan(self.target_NC[:, finding])
+
+
+def probabilities(logit_NC: Float[np.ndarray, "N C"], kind: Kind) -> Float[np.ndarray, "N C"]:
+    """Of each finding by itself, or of the classes together."""
+    return sigmoid(logit_NC) if kind == "multi_label" else softmax(logit_NC)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

@@ -28,6 +28,10 @@ class Memory(NamedTuple):
         """Each study `times` times in a row, for its beams."""
         return Memory(*(x.repeat_interleave(times, 0) for x in self))
 
+    def of(self, studies: list[int] | Int64[Tensor, "R"]) -> "Memory":
+        """What is remembered of these."""
+        return Memory(*(x[studies] for x in self))
+
 
 class PoolConnector(nn.Module):
     """Means over squares of patches, padding left out; S = V x (grid / factor) squared."""

@@ -50,7 +50,7 @@ class ReportModel(nn.Module):
         """
         tokens_BVLW, is_valid_BVL = self.tokens(image_FCHW, is_valid_FL, there_M, studies)
         memory = self.connector(tokens_BVLW, is_valid_BVL)
-        return self.decoder(ids_RT, Memory(*(x[study_R] for x in memory)))
+        return self.decoder(ids_RT, memory.of(study_R))
 
     def tokens(
         self, image_FCHW: Tensor, is_valid_FL: Tensor, there_M: Tensor, studies: int

@@ -1,16 +1,14 @@
 """What shows early whether a run learns: scores, reconstructions and a probe, on the same films every time.
 
 All ranks validate and compute features. Fitting the probe is left to another process, so that nobody
-waits for it (`xpt.evaluation.frozen_probe`); its result is picked up when it is there.
+waits for it (`xpt.monitoring.probes`); its result is picked up when it is there.
 """
 
 import dataclasses
-import json
 import logging
-import subprocess
 import time
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -20,8 +18,8 @@ from xpt.config import Config, MaskConfig
 from xpt.data.index import ShardSet
 from xpt.data.samples import read_samples
 from xpt.evaluation import frozen_probe
-from xpt.evaluation.html import span
 from xpt.monitoring.pictures import reconstruction_sheet
+from xpt.monitoring.probes import Probes
 from xpt.monitoring.run_page import PAGE, write_page
 from xpt.monitoring.validation import evaluate, predict
 from xpt.training.batches import shared_frames, validation_batches, whole_frames
@@ -48,16 +46,12 @@ class Evidence:
         run_log: RunLog | None,
         images: int,
     ) -> None:
-        """Go on after `images` images: what a stopped run gathered past its last checkpoint is dropped."""
+        """Go on after `images` images."""
         self._config, self._rank, self._run_log = config, rank, run_log
         self._train_set, self._val_set = train_set, val_set
         self._run = Path(config.run_dir)
-        self._folder = self._run / "evidence"
-        self._running: subprocess.Popen[bytes] | None = None
+        self._probes = Probes(self._run / "evidence", run_log, images) if run_log is not None else None
         self._question = on_first(self._ask)
-        if run_log is not None:
-            self._folder.mkdir(exist_ok=True)
-            forget_after(self._folder, images)
 
     def collect(self, engine: Engine, images: int) -> float:
         """Validate, draw, and start a probe of the weights after `images` images; the validation loss."""
@@ -78,14 +72,15 @@ class Evidence:
                 scores["val/patch_mean"],
                 scores["evidence_seconds"],
             )
-            self._look_after_probes(self._run_log)
+        if self._probes is not None:
+            self._probes.look_after()
         return scores["val/loss"]
 
     def refresh(self) -> None:
         """Pick up probes that are done, start one that waits, write the page; does nothing but on rank 0."""
-        if self._run_log is None:
+        if self._probes is None:
             return
-        self._look_after_probes(self._run_log)
+        self._probes.look_after()
         try:
             write_page(self._run)
         except (OSError, ValueError) as error:  # a page is not worth a run
@@ -96,16 +91,10 @@ class Evidence:
         on_first(self._wait)
 
     def _wait(self) -> None:
-        # The other ranks wait in a collective that gives up after `hang_minutes`.
-        end = time.monotonic() + min(LONGEST_PROBE, 30 * self._config.train.hang_minutes)
+        if self._probes is not None:
+            # The other ranks wait in a collective that gives up after `hang_minutes`.
+            self._probes.wait(min(LONGEST_PROBE, 30 * self._config.train.hang_minutes))
         self.refresh()
-        while self._running is not None and time.monotonic() < end:
-            time.sleep(0.1)
-            if self._running.poll() is not None:
-                self.refresh()
-        if self._running is not None:
-            self._running.terminate()
-            log.warning("the last probe was not waited for any longer; its features stay in %s", self._folder)
 
     def _reconstruct(self, engine: Engine) -> dict[str, np.ndarray]:
         """Sheets of the first films: `reconstruction` under the run's own masks, and one per other strategy.
@@ -142,8 +131,8 @@ class Evidence:
                 (self._val_set, question.target_QC),
             )
         )
-        if known is not None and asked is not None:
-            frozen_probe.write_features(self._folder / f"features-{images:012d}.npz", question, known, asked)
+        if self._probes is not None and known is not None and asked is not None:
+            self._probes.ask(question, known, asked, images)
 
     def _features(self, engine: Engine, shards: ShardSet, films: int) -> np.ndarray | None:
         """[films, F] float16 on rank 0, NaN for damaged films; each rank computes its share."""
@@ -171,59 +160,3 @@ class Evidence:
         for row, value in shares:
             whole[row] = value
         return whole
-
-    def _look_after_probes(self, run_log: RunLog) -> None:
-        """Publish, start the next; what goes wrong with a probe is no reason to lose the run."""
-        try:
-            self._publish_and_start(run_log)
-        except (OSError, ValueError) as error:
-            log.warning("a probe cannot be started or read: %s", error)
-
-    def _publish_and_start(self, run_log: RunLog) -> None:
-        """One process at a time, oldest features first. Features go when their result is published."""
-        if self._running is not None and self._running.poll() is None:
-            return
-        has_ended, self._running = self._running is not None, None
-        for features in sorted(self._folder.glob("features-*.npz")):
-            result = self._folder / f"probe-{_images(features):012d}.json"
-            if result.exists():
-                _publish(run_log, _images(features), json.loads(result.read_text()))
-            elif has_ended:
-                log.warning("a probe failed; its last words are in %s", result.with_suffix(".log"))
-            else:
-                self._running = frozen_probe.start(features, result)
-                return
-            features.unlink()
-            has_ended = False
-
-
-def forget_after(folder: Path, images: int) -> None:
-    """Drop what was gathered after `images` images, and what a killed process left half-written."""
-    for path in folder.iterdir():
-        if path.name.startswith(".") or images == 0 or _images(path) > images:
-            path.unlink()
-
-
-def _publish(run_log: RunLog, images: int, found: dict[str, Any]) -> None:
-    mean = found["mean"]
-    run_log.scalars(
-        images,
-        {
-            f"probe/{method}_{part}": mean[method][part]
-            for method in ("logistic", "knn")
-            for part in ("value", "low", "high")
-            if mean[method][part] is not None
-        },
-    )
-    log.info(
-        "probe after %s images: mean AUROC of %d findings %s, by nearest films %s",
-        f"{images:,}",
-        len(found["findings"]),
-        span(mean["logistic"]),
-        span(mean["knn"]),
-    )
-
-
-def _images(path: Path) -> int:
-    """Of a file named NAME-IMAGES.*."""
-    return int(path.stem.rpartition("-")[2])

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from xpt.data.index import open_shards
+from xpt.data.labels import LabelMap, label_map
 from xpt.evaluation.predictions import Predictions
 from xpt.finetune_config import FinetuneConfig, from_json
 from xpt.models.classifier import Classifier
 from xpt.models.init import read_saved
 from xpt.models.report_model import ReportModel
-from xpt.tasks.recognition import Labelled, Recognition, predict
+from xpt.tasks.recognition import Labelled, Recognition, classifier_of, predict
 from xpt.tasks.writer import TOKENIZER, Writer
 from xpt.text.tokenizer import ReportTokenizer
 from xpt.training.batches import whole_frames
@@ -33,6 +34,16 @@ class Trained:
     def predict(self, split: Labelled, rank: Rank) -> Predictions:
         with whole_frames(split.shards, self.config, rank) as batches:
             return predict(self.model, batches, split, self.task.map)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedClassifier:
+    """A run's model that recognises findings, without data."""
+
+    config: FinetuneConfig
+    map: LabelMap
+    """What its outputs mean."""
+    model: Classifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,15 +94,27 @@ def load_best(run: Path, data: str, rank: Rank) -> Trained:
 
     Raises ValueError where there is none, where it is damaged, or where its data set is gone.
     """
-    path = run / BEST
+    found = load_classifier(run, rank.device)
+    root = Path(data or found.config.data.path)
+    task = Recognition(found.config, open_shards(root, "train"), open_shards(root, "val"))
+    return Trained(config=found.config, task=task, model=found.model)
+
+
+def load_classifier(run: Path, device: torch.device) -> TrainedClassifier:
+    """The model of `RUN/best.pt` of a run that learned to recognise findings; needs no data.
+
+    Raises ValueError where there is none, where it is damaged, or where the run is of another task.
+    """
     config, content = read_best(run)
-    root = Path(data or config.data.path)
-    task = Recognition(config, open_shards(root, "train"), open_shards(root, "val"))
-    if list(task.map.findings) != content["findings"]:
+    if config.task != "recognition":
+        raise ValueError(f"{run}: a run of the task {config.task}; wanted one of: xpt-finetune")
+    settings = config.recognition
+    mapped = label_map(settings.label_map, settings.findings, settings.kind)
+    if list(mapped.findings) != content["findings"]:
         raise ValueError(
-            f"{path}: learned {', '.join(content['findings'])}; the label map {config.recognition.label_map} "
-            f"has {', '.join(task.map.findings)} now. Fine-tune again."
+            f"{run / BEST}: learned {', '.join(content['findings'])}; the label map {settings.label_map} "
+            f"has {', '.join(mapped.findings)} now. Fine-tune again."
         )
-    model = task.model()
+    model = classifier_of(config.model, settings, mapped)
     model.load_state_dict(content["model"])
-    return Trained(config=config, task=task, model=model.to(rank.device).eval())
+    return TrainedClassifier(config=config, map=mapped, model=model.to(device).eval())

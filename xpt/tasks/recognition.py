@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xpt.config import EncoderConfig
 from xpt.data.batch import Batch
 from xpt.data.index import ShardSet, filled_splits, open_shards, select_rows
 from xpt.data.labels import (
@@ -125,14 +126,7 @@ class Recognition:
         return [self.val, labelled(test_set, samples, self.map, self.settings, is_training=False)]
 
     def model(self) -> Classifier:
-        settings = self.settings
-        return Classifier(
-            self.model_config,
-            len(self.map.findings),
-            pool="attentive" if settings.protocol == "attentive" else settings.pool,
-            drop_path=settings.drop_path,
-            is_frozen=settings.is_frozen,
-        )
+        return classifier_of(self.model_config, self.settings, self.map)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
         """Mean over the films, and each film's own, detached."""
@@ -189,6 +183,17 @@ class Recognition:
         return torch.tensor(
             np.stack([known_C / (2 * absent_C), known_C / (2 * present_C)]), dtype=torch.float32
         )
+
+
+def classifier_of(model: EncoderConfig, settings: RecognitionConfig, mapped: LabelMap) -> Classifier:
+    """With random weights."""
+    return Classifier(
+        model,
+        len(mapped.findings),
+        pool="attentive" if settings.protocol == "attentive" else settings.pool,
+        drop_path=settings.drop_path,
+        is_frozen=settings.is_frozen,
+    )
 
 
 def labelled(

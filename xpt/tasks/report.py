@@ -19,7 +19,6 @@ from xpt.data.batch import Batch
 from xpt.data.index import ShardSet, filled_splits, open_shards
 from xpt.data.labels import check_disjoint
 from xpt.finetune_config import FinetuneConfig
-from xpt.models.report_decoder import Memory
 from xpt.models.report_model import ReportModel
 from xpt.report_config import ReportConfig
 from xpt.tasks.studies import Studies, read_studies
@@ -43,6 +42,8 @@ class StudyInput:
     """Place of each study in its split."""
     films: tuple[Tensor, Tensor, Tensor, int]
     """image_FCHW, is_valid_FL, there_M and B."""
+    counted: list[int]
+    """Places in the batch of the studies whose first film counts (`Batch.counted`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,17 +168,15 @@ class ReportWriting:
         reports: dict[tuple[int, Language], str] = {}
         for batch in batches:
             inputs = study_input(split, batch)
-            first_F = batch.weight_B.tolist()[:: len(batch.keys) // len(inputs.rows)]
             memory = model.remember(*inputs.films)
             study_R, ids_RT = self._texts(split, inputs)
-            logit_RTC = model.decoder(ids_RT[:, :-1], Memory(*(x[study_R] for x in memory)))
+            logit_RTC = model.decoder(ids_RT[:, :-1], memory.of(study_R))
             loss_B = study_losses(logit_RTC, ids_RT[:, 1:], study_R, len(inputs.rows)).tolist()
-            kept = [place for place, weight in enumerate(first_F) if weight]
-            losses |= {inputs.rows[place]: loss_B[place] for place in kept}
+            losses |= {inputs.rows[place]: loss_B[place] for place in inputs.counted}
             for language in self.settings.languages:
-                wanted = [place for place in kept if language in split.texts[inputs.rows[place]]]
+                wanted = [place for place in inputs.counted if language in split.texts[inputs.rows[place]]]
                 if wanted:
-                    texts = self.writer.reports(model, Memory(*(x[wanted] for x in memory)), language)
+                    texts = self.writer.reports(model, memory.of(wanted), language)
                     for place, text in zip(wanted, texts, strict=True):
                         reports[inputs.rows[place], language] = text
         model.train()
@@ -209,7 +208,11 @@ def study_input(split: Studies, batch: Batch) -> StudyInput:
     ]
     device = batch.image_BCHW.device
     there_M = torch.tensor(there).to(device, non_blocking=True)
-    return StudyInput(rows=rows, films=(batch.image_BCHW, batch.is_valid_BL, there_M, len(rows)))
+    return StudyInput(
+        rows=rows,
+        films=(batch.image_BCHW, batch.is_valid_BL, there_M, len(rows)),
+        counted=[film // views for film in batch.counted if film % views == 0],
+    )
 
 
 def study_losses(

@@ -5,7 +5,7 @@ Shape suffixes: N studies.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from xpt.data.groups import Groups, grouped
 from xpt.data.index import ShardSet, select_rows
-from xpt.data.samples import read_reported
+from xpt.data.samples import Reported, read_reported
 from xpt.report_config import ReportConfig
 from xpt.text.normalise import Language, checked_report
 from xpt.text.sections import section_of
@@ -33,7 +33,7 @@ class Studies:
     names: list[str]
     patients: list[str]
     texts: list[dict[Language, str]]
-    """What is to be written, by language; at least one."""
+    """What is to be written, by language."""
     row_of: dict[str, int]
     """The study of each film that is looked at, by key."""
 
@@ -44,18 +44,58 @@ class Studies:
         """Rows of the studies that have a text in the language."""
         return [row for row, texts in enumerate(self.texts) if language in texts]
 
+    def between(self, first: int, last: int) -> "Studies":
+        """The studies of rows `first` to `last` - 1, as if the split had no others."""
+        films = [list(dict.fromkeys(rows)) for rows in self.groups.rows_NV[first:last].tolist()]
+        shards, groups = _looked_at(self.shards, films)
+        return Studies(
+            shards=shards,
+            groups=groups,
+            names=self.names[first:last],
+            patients=self.patients[first:last],
+            texts=self.texts[first:last],
+            row_of={key: row - first for key, row in self.row_of.items() if first <= row < last},
+        )
+
 
 def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
-    """The studies of a split. A film without a study is one by itself.
+    """The studies of a split that have a text. A film without a study is one by itself.
 
     Raises ValueError for a study that cannot be used, unless those are left out, and for a language that no
     study has.
     """
     films = read_reported(shards)
+    _check_languages(films.reports, films.reports, settings, shards.split)
+
+    def text_of(rows: list[int], where: str) -> dict[Language, str]:
+        return _texts([films.reports[row] for row in rows], settings, where)
+
+    studies = _studies(shards, films, settings, text_of, leave_out=settings.unusable == "leave_out")
+    _check_languages(studies.texts, films.reports, settings, shards.split)
+    return studies
+
+
+def read_unreported(shards: ShardSet, settings: ReportConfig) -> Studies:
+    """All studies of a split that have a frontal film, without their texts.
+
+    Raises ValueError where none has.
+    """
+    films = read_reported(shards, with_texts=False)
+    return _studies(shards, films, settings, lambda rows, where: {}, leave_out=True)
+
+
+def _studies(
+    shards: ShardSet,
+    films: Reported,
+    settings: ReportConfig,
+    text_of: Callable[[list[int], str], dict[Language, str]],
+    *,
+    leave_out: bool,
+) -> Studies:
+    """`text_of` says what is to be written of a study's films; ValueError where that cannot be said."""
     members: dict[tuple[str, str], list[int]] = {}
     for row, (patient, study, key) in enumerate(zip(films.patients, films.studies, films.keys, strict=True)):
         members.setdefault((patient, study or key), []).append(row)
-    _check_languages(films.reports, films.reports, settings, shards.split)
     used: list[tuple[list[int], str, str, dict[Language, str]]] = []
     reasons: Counter[str] = Counter()
     for (patient, study), rows in members.items():
@@ -64,9 +104,9 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
         try:
             if films.views[rows[0]] not in FRONTAL:
                 raise ValueError(f"{where}: no frontal film, only {films.views[rows[0]]}.")
-            texts = _texts([films.reports[row] for row in rows], settings, where)
+            texts = text_of(rows, where)
         except ValueError as error:
-            if settings.unusable == "refuse":
+            if not leave_out:
                 raise ValueError(f"{error} Or set --report.unusable leave_out.") from error
             reasons[str(error).removeprefix(where).split(",")[0]] += 1
             continue
@@ -74,21 +114,27 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
     if reasons:
         said = "; ".join(f"{count}{reason}" for reason, count in reasons.most_common(3))
         log.warning("split %s: %d studies left out (%s)", shards.split, sum(reasons.values()), said)
-    _check_languages([texts for _, _, _, texts in used], films.reports, settings, shards.split)
+    if not used:
+        raise ValueError(f"split {shards.split}: none of its {len(members)} studies can be used")
     used.sort(key=lambda study: study[0])
-    # What stands in for a damaged film is one of those that are looked at.
-    is_looked_at_N = np.zeros(len(shards), dtype=bool)
-    is_looked_at_N[[row for rows, _, _, _ in used for row in rows]] = True
-    place_N = np.cumsum(is_looked_at_N) - 1
-    looked_at = select_rows(shards, is_looked_at_N)
+    looked_at, groups = _looked_at(shards, [rows for rows, _, _, _ in used])
     return Studies(
         shards=looked_at,
-        groups=grouped(looked_at, [place_N[rows].tolist() for rows, _, _, _ in used]),
+        groups=groups,
         names=[study for _, study, _, _ in used],
         patients=[patient for _, _, patient, _ in used],
         texts=[texts for _, _, _, texts in used],
         row_of={films.keys[row]: study for study, (rows, _, _, _) in enumerate(used) for row in rows},
     )
+
+
+def _looked_at(shards: ShardSet, films: list[list[int]]) -> tuple[ShardSet, Groups]:
+    """Only the films of these studies, so that what stands in for a damaged film is one of them."""
+    is_looked_at_N = np.zeros(len(shards), dtype=bool)
+    is_looked_at_N[[row for rows in films for row in rows]] = True
+    place_N = np.cumsum(is_looked_at_N) - 1
+    looked_at = select_rows(shards, is_looked_at_N)
+    return looked_at, grouped(looked_at, [place_N[rows].tolist() for rows in films])
 
 
 def _check_languages(

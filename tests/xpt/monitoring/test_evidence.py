@@ -10,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.browser import look_at
 from tests.xpt.conftest import rows, start, trace
-from xpt.monitoring.evidence import forget_after
 
 pytestmark = pytest.mark.launch
 FLAGS = ["--ds_config", "ds_configs/zero2.json"]
@@ -77,16 +76,3 @@ def test_the_page_of_a_run_shows_everything_in_a_browser(probed: Path, tmp_path:
     assert seen["outside"] == []
     assert seen["requests"] == []
     assert seen["overflow"] <= 0
-
-
-def test_a_resumed_run_forgets_later_evidence_and_half_written_files(tmp_path: Path):
-    """Their names are those that `write_atomically` gives."""
-    kept = ["features-000000000048.npz", "probe-000000000024.json", "probe-000000000048.log"]
-    later = ["features-000000000096.npz", "probe-000000000096.json"]
-    torn = [".features-000000000048.npz.tmp", ".probe-000000000024.json.tmp"]
-    for name in kept + later + torn:
-        (tmp_path / name).touch()
-    forget_after(tmp_path, 48)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    forget_after(tmp_path, 0)
-    assert not list(tmp_path.iterdir())
