@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in starting)
 
 
+def pytest_sessionfinish() -> None:
+    from tests.programs import programs
+
+    if programs.cache_info().currsize:
+        programs().close()
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """As it was before the test: joining a process group sets RANK and others, which programs inherit."""

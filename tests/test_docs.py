@@ -30,7 +30,7 @@ import xpt.predict
 import xpt.report
 from shards_tool.phantom import write_archive
 from tests.conftest import ROOT
-from tests.programs import Programs
+from tests.programs import programs
 from xpt.command_line import parse
 
 PAGES = ["README.md", *(f"docs/{name}.md" for name in ("pretraining", "downstream", "operations", "shards"))]
@@ -190,14 +190,7 @@ ENDS = {"xpt-doctor": {0, 1}}  # 1: it may well not fit on this machine
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    programs = Programs(tmp_path_factory.mktemp("programs") / "log")
-    yield programs
-    programs.close()
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive, shards, one run of each kind and an exported model, all tiny."""
     folder = tmp_path_factory.mktemp("made")
     write_archive(folder / "archive", patients=16, seed=1, side=128)
@@ -222,11 +215,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Path:
         "--languages en zh",
         "xpt-export run model",
     ):
-        run(programs, line, folder)
+        run(line, folder)
     return folder
 
 
-def run(programs: Programs, command: str, folder: Path) -> str:
+def run(command: str, folder: Path) -> str:
     """Run a command, made smaller, in `folder`; returns what it printed."""
     for many, few in FEWER.items():
         command = command.replace(many, few)
@@ -244,7 +237,7 @@ def run(programs: Programs, command: str, folder: Path) -> str:
         done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=200)
         status, said = done.returncode, done.stdout + done.stderr
     else:  # of `deepspeed`, the one rank that it would start
-        status, said = programs.run(name, words, folder, VARIABLES.get(name, {}))
+        status, said = programs().run(name, words, folder, VARIABLES.get(name, {}))
     assert status in ENDS.get(name, {0}), f"{command}\nends with status {status}:\n{said}"
     return said
 
@@ -261,7 +254,7 @@ RUNS = [(page, command) for page, command in ALL if not command.startswith(tuple
 
 @pytest.mark.launch
 @pytest.mark.parametrize(("page", "command"), RUNS, ids=lambda text: text[:60])
-def test_a_command_does_what_it_says(page: str, command: str, made: Path, programs: Programs, tmp_path: Path):
+def test_a_command_does_what_it_says(page: str, command: str, made: Path, tmp_path: Path):
     words = shlex.split(command)
     outs = outputs(words)
     for name in EVERYWHERE:
@@ -272,19 +265,19 @@ def test_a_command_does_what_it_says(page: str, command: str, made: Path, progra
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     shutil.copy(made / "shards.key", tmp_path / "SHARDS.key")
     if "merge" in words:
-        run(programs, command.replace("merge", "build") + " --part 1/1", tmp_path)
+        run(command.replace("merge", "build") + " --part 1/1", tmp_path)
     if "--data.path" not in words and words[0] in {*LAUNCHERS, "xpt-train", "xpt-finetune", "xpt-doctor"}:
         command += " --data.path SHARDS"  # for the documents' `export XPT_DATA=SHARDS`
-    assert run(programs, command, tmp_path)
+    assert run(command, tmp_path)
     for name in outs:
         assert (tmp_path / name).exists(), name
 
 
-def test_a_command_that_fails_is_found(made: Path, programs: Programs, tmp_path: Path):
+def test_a_command_that_fails_is_found(made: Path, tmp_path: Path):
     with pytest.raises(AssertionError, match="ends with status 2"):
-        run(programs, "xpt-shards verify NOWHERE", tmp_path)
+        run("xpt-shards verify NOWHERE", tmp_path)
     with pytest.raises(AssertionError, match="no checkpoint in it"):
-        run(programs, "xpt-export NOWHERE MODEL", tmp_path)
+        run("xpt-export NOWHERE MODEL", tmp_path)
 
 
 def test_what_does_not_run_is_in_the_documents_and_has_a_reason():

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import pytest
 from shards_tool.build import build
 from shards_tool.settings import BuildSettings
 from tests.conftest import ROOT
+from tests.programs import Process, programs
 from tests.shards_tool.archive import write_key
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Run:
     """Ranks of one training run, started without a launcher."""
 
     folder: Path
-    processes: list[subprocess.Popen[str]]
+    processes: list[Process]
 
     def wait(self, timeout: float = 120) -> list[int]:
         return [p.wait(timeout) for p in self.processes]
@@ -139,15 +138,15 @@ def start(
     job: str = "train",
     base: Sequence[str] = TINY,
 ) -> Run:
-    """Start a tiny run of `ranks` processes of xpt/JOB.py; later flags win over those of `base`.
+    """Start a tiny run of `ranks` processes of xpt-JOB; later flags win over those of `base`.
 
     `sabotage` is Python that each process runs before it trains.
     """
-    program = ["-c", f"{sabotage}\nfrom xpt.{job} import main\nmain()"] if sabotage else [f"xpt/{job}.py"]
     port = free_port()
+    arguments = [*base, "--data.path", str(shards), "--run_dir", str(folder), *flags]
     processes = []
     for rank in range(ranks):
-        environment = os.environ | {
+        environment = {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(ranks),
@@ -155,20 +154,11 @@ def start(
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }
-        command = [
-            sys.executable,
-            *program,
-            *base,
-            "--data.path",
-            str(shards),
-            "--run_dir",
-            str(folder),
-            *flags,
-        ]
-        with Path(f"{folder}-{rank}.log").open("a") as log:
-            processes.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
-            )
+        log = Path(f"{folder}-{rank}.log")
+        process = programs().start(
+            f"xpt-{job}", arguments, ROOT, log=log, environment=environment, sabotage=sabotage
+        )
+        processes.append(process)
     return Run(folder, processes)
 
 

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.xpt.forks import Forker
+from tests.xpt.conftest import start
 from tests.xpt.training.test_saved import JOB, write
 from xpt.config import Config, demo
 from xpt.training import checkpoint, distributed
@@ -92,16 +92,9 @@ def test_a_file_that_the_first_rank_does_not_see_is_no_part_of_a_checkpoint(
     assert newest_images(tmp_path) is None
 
 
-@pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    forker = Forker()
-    yield forker
-    forker.close()
-
-
 @pytest.mark.launch
 @pytest.mark.parametrize("stage", [2, 3])
-def test_each_rank_hashes_what_it_wrote(forker: Forker, shards: Path, tmp_path: Path, stage: int):
+def test_each_rank_hashes_what_it_wrote(shards: Path, tmp_path: Path, stage: int):
     sabotage = f"""
 import os
 from xpt.training import checkpoint
@@ -120,8 +113,8 @@ checkpoint._sync_and_hash = noted
         "--train.eval-images",
         "0",
     ]
-    run = forker.start(tmp_path / "run", shards, *flags, ranks=2, sabotage=sabotage)
-    assert run.wait() == [0, 0], run.log.read_text()
+    run = start(tmp_path / "run", shards, *flags, ranks=2, sabotage=sabotage)
+    assert run.wait() == [0, 0], run.output()
     by_rank = defaultdict(list)
     for line in (tmp_path / "hashed").read_text().splitlines():
         rank, name = line.split()

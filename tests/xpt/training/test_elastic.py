@@ -1,14 +1,12 @@
 """Runs that go on with another number of ranks."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.xpt.conftest import trace
-from tests.xpt.forks import Forker
+from tests.xpt.conftest import start, trace
 from xpt import train
 from xpt.data.index import open_shards
 from xpt.data.order import SampleOrder
@@ -34,27 +32,20 @@ train.Interval.add_losses = note
 """
 
 
-@pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    forker = Forker()
-    yield forker
-    forker.close()
-
-
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.soak), 2, 3])
 def test_one_two_four_and_two_ranks_in_turn_train_as_one_does(
-    forker: Forker, shards: Path, tmp_path: Path, undisturbed: Path, stage: int
+    shards: Path, tmp_path: Path, undisturbed: Path, stage: int
 ):
     folder, used = tmp_path / "run", tmp_path / "films"
     noted = NOTED.replace("LOG", str(used))
     flags = ["--ds_config", f"ds_configs/zero{stage}.json"]
     for ranks in (1, 2, 4):
-        run = forker.start(folder, shards, *flags, ranks=ranks, sabotage=noted.replace("STOPS", "True"))
-        assert run.wait() == [train.TOLD_TO_STOP] * ranks, run.log.read_text()
-    run = forker.start(folder, shards, *flags, ranks=2, sabotage=noted.replace("STOPS", "False"))
-    assert run.wait() == [0, 0], run.log.read_text()
-    assert "1 ranks wrote it, 2 go on" in run.log.read_text()
-    assert "4 ranks wrote it, 2 go on" in run.log.read_text()
+        run = start(folder, shards, *flags, ranks=ranks, sabotage=noted.replace("STOPS", "True"))
+        assert run.wait() == [train.TOLD_TO_STOP] * ranks, run.output()
+    run = start(folder, shards, *flags, ranks=2, sabotage=noted.replace("STOPS", "False"))
+    assert run.wait() == [0, 0], run.output()
+    assert "1 ranks wrote it, 2 go on" in run.output()
+    assert "4 ranks wrote it, 2 go on" in run.output()
 
     for ours, theirs in zip(trace(folder), trace(undisturbed), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
