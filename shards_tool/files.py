@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,8 +17,9 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     Raises:
         OSError: where the disk is full or the folder cannot be written; nothing is left behind.
     """
-    # The process number keeps a worker that outlives a killed build from writing into the next one's file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    # So that a worker that outlives a killed build does not write into the next one's file. Random, because
+    # processes of two nodes or containers may have the same number.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         temporary.touch(mode)
         with temporary.open("wb") as file:

@@ -266,7 +266,8 @@ def test_a_command_does_what_it_says(page: str, command: str, made: Path, tmp_pa
     shutil.copy(made / "shards.key", tmp_path / "SHARDS.key")
     if "merge" in words:
         run(command.replace("merge", "build") + " --part 1/1", tmp_path)
-    if "--data.path" not in words and words[0] in {*LAUNCHERS, "xpt-train", "xpt-finetune", "xpt-doctor"}:
+    program = next((SCRIPTS[word] for word in words if word in SCRIPTS), words[0])
+    if "--data.path" not in words and program in {"xpt-train", "xpt-finetune", "xpt-doctor"}:
         command += " --data.path SHARDS"  # for the documents' `export XPT_DATA=SHARDS`
     assert run(command, tmp_path)
     for name in outs:

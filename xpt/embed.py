@@ -32,8 +32,7 @@ from xpt.files import sha256_of
 from xpt.models.classifier import mean_of_valid
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
 from xpt.parts import Part, parts_of, write_parts
-from xpt.training import distributed
-from xpt.training.distributed import Rank
+from xpt.training.distributed import Rank, place
 from xpt.training.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
@@ -61,13 +60,11 @@ class Options:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     try:
-        rank = distributed.start()
+        rank = place()
         set_up_logging(rank.index)
         films = embed(options, rank)
     except (ValueError, OSError, DataError) as error:
         raise SystemExit(f"xpt-embed: {error}") from error
-    finally:
-        distributed.stop()
     log.info("%s: features of %s films", options.out, f"{films:,}")
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Two processes that write the same file do not disturb each other: the later one's content stays.
     Raises OSError (disk full, no permission) with nothing left under either name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random, because processes of two nodes or containers may have the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
         with temporary.open("wb") as f:

@@ -19,7 +19,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from xpt.data.index import ShardSet, select_rows
 from xpt.files import remove_torn, write_atomically
-from xpt.training.distributed import Rank, on_first
+from xpt.training.distributed import Rank
 
 log = logging.getLogger("xpt")
 MADE_OF = "_made_of.json"
@@ -67,7 +67,7 @@ def write_parts(
     made_of: dict[str, str | int],
     rank: Rank,
 ) -> int:
-    """Make this rank's share of the parts that are not there yet.
+    """Make this rank's share of the parts that are not there yet; ranks do not wait for one another.
 
     Args:
         tables: the rows of a part, in pieces, each of `schema`.
@@ -79,7 +79,7 @@ def write_parts(
     Raises:
         ValueError: `out` holds something else.
     """
-    on_first(lambda: _begin(out, made_of))
+    _begin(out, made_of)
     left = [part for part in parts if not (out / part.file).exists()]
     if rank.is_first and len(left) < len(parts):
         log.info("%s: %d of %d files are there already", out, len(parts) - len(left), len(parts))
@@ -103,7 +103,13 @@ def write_parts(
 
 
 def _begin(out: Path, made_of: dict[str, str | int]) -> None:
+    """Any rank may be the first."""
     path = out / MADE_OF
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: a file; wanted a folder, a new one or one that this command began")
+    out.mkdir(parents=True, exist_ok=True)
+    # Looked at in this order, because no part is written before MADE_OF.
+    others = [other.name for other in out.iterdir() if not other.name.startswith(".")]
     if path.is_file():
         earlier = json.loads(path.read_bytes())
         changed = [name for name in made_of if earlier.get(name) != made_of[name]]
@@ -113,9 +119,8 @@ def _begin(out: Path, made_of: dict[str, str | int]) -> None:
                 f"{out}: begun with {name} {earlier.get(name)}, now it is {made_of[name]}; "
                 "give another folder"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: there is something else; give a new folder, or one that this command began")
+    elif others:
+        raise ValueError(f"{out}: there is something else, such as {others[0]}; give a new folder")
     else:
-        out.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(made_of, indent=1) + "\n")
     remove_torn(out)

@@ -31,9 +31,8 @@ from xpt.parts import Part, parts_of, write_parts
 from xpt.tasks.best import BEST, load_classifier, load_writer, read_best
 from xpt.tasks.report import study_input
 from xpt.tasks.studies import read_unreported
-from xpt.training import distributed
 from xpt.training.batches import whole_frames
-from xpt.training.distributed import Rank
+from xpt.training.distributed import Rank, place
 from xpt.training.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
@@ -69,13 +68,11 @@ class Work(NamedTuple):
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     try:
-        rank = distributed.start()
+        rank = place()
         set_up_logging(rank.index)
         rows = predict(options, rank)
     except (ValueError, OSError, DataError) as error:
         raise SystemExit(f"xpt-predict: {error}") from error
-    finally:
-        distributed.stop()
     log.info("%s: %s rows made", options.out, f"{rows:,}")
 
 

@@ -33,14 +33,12 @@ def test_two_processes_that_write_one_file_do_not_disturb_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "a.json"
-    sync, other = os.fsync, os.getpid() + 1
+    sync = os.fsync
 
     def meanwhile(descriptor: int) -> None:
         """Another process writes the same file before this one has renamed its own."""
         monkeypatch.setattr(os, "fsync", sync)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "getpid", lambda: other)
-            write_atomically(path, "theirs")
+        write_atomically(path, "theirs")
 
     monkeypatch.setattr(os, "fsync", meanwhile)
     write_atomically(path, "ours")

@@ -1,12 +1,13 @@
 """Results of a whole data set in parts: shared among ranks, kept when work is stopped."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from xpt.parts import Part, parts_of, write_parts
 from xpt.training.distributed import Rank
@@ -22,7 +23,8 @@ def numbers(part: Part) -> Iterator[pa.Table]:
         yield pa.table({"split": [part.split] * len(rows), "row": rows}, SCHEMA)
 
 
-def write(out: Path, rank: Rank, tables=numbers, *, model: str = "a") -> int:
+def write(out: Path, tables=numbers, *, index: int = 0, count: int = 1, model: str = "a") -> int:
+    rank = Rank(index=index, count=count, device=torch.device("cpu"))
     return write_parts(out, PARTS, tables, schema=SCHEMA, made_of={"model": model}, rank=rank)
 
 
@@ -34,13 +36,14 @@ WHOLE = sorted([("train", row) for row in range(23)] + [("test", row) for row in
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
-def test_ranks_make_every_row_once(tmp_path: Path, rank: Rank, count: int):
-    shares = [write(tmp_path / "out", replace(rank, index=index, count=count)) for index in range(count)]
+def test_ranks_make_every_row_once(tmp_path: Path, count: int):
+    with ThreadPoolExecutor(count) as pool:  # all at once, into a folder that is not there
+        shares = list(pool.map(lambda rank: write(tmp_path / "out", index=rank, count=count), range(count)))
     assert sum(shares) == 28 and everything(tmp_path / "out") == WHOLE
     assert pq.read_table(tmp_path / "out/train-000000020.parquet")["row"].to_pylist() == [20, 21, 22]
 
 
-def test_stopped_work_goes_on_with_the_part_that_it_was_in(tmp_path: Path, rank: Rank):
+def test_stopped_work_goes_on_with_the_part_that_it_was_in(tmp_path: Path):
     def stopped(part: Part) -> Iterator[pa.Table]:
         for piece in numbers(part):
             if piece["row"][0].as_py() == 12:
@@ -48,18 +51,18 @@ def test_stopped_work_goes_on_with_the_part_that_it_was_in(tmp_path: Path, rank:
             yield piece
 
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "out", rank, stopped)
+        write(tmp_path / "out", stopped)
     assert sorted(path.name for path in tmp_path.glob("out/*")) == [
         "_made_of.json",
         "train-000000000.parquet",
         "train-000000005.parquet",
     ]
-    assert write(tmp_path / "out", rank) == 18
+    assert write(tmp_path / "out") == 18
     assert everything(tmp_path / "out") == WHOLE
 
 
-def test_a_part_may_have_no_rows(tmp_path: Path, rank: Rank):
-    assert write(tmp_path / "out", rank, lambda part: iter(())) == 0
+def test_a_part_may_have_no_rows(tmp_path: Path):
+    assert write(tmp_path / "out", lambda part: iter(())) == 0
     assert pq.read_table(tmp_path / "out").schema.equals(SCHEMA)
 
 
@@ -68,12 +71,16 @@ def test_empty_parts_are_refused():
         parts_of({"train": 3}, most=0)
 
 
-def test_parts_of_two_models_are_not_mixed(tmp_path: Path, rank: Rank):
-    write(tmp_path / "out", rank)
+def test_parts_of_two_models_are_not_mixed(tmp_path: Path):
+    write(tmp_path / "out")
     with pytest.raises(ValueError, match="begun with model a, now it is b; give another folder"):
-        write(tmp_path / "out", rank, model="b")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/mine.txt").write_text("not to be lost")
-    for taken in ("notes", "notes/mine.txt"):
-        with pytest.raises(ValueError, match="there is something else; give a new folder"):
-            write(tmp_path / taken, rank)
+        write(tmp_path / "out", model="b")
+
+
+def test_what_is_there_is_not_written_into(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("not to be lost")
+    with pytest.raises(ValueError, match=r"there is something else, such as mine.txt; give a new folder"):
+        write(tmp_path)
+    with pytest.raises(ValueError, match=r"mine.txt: a file; wanted a folder"):
+        write(tmp_path / "mine.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -35,25 +35,34 @@ class Rank:
 def start(minutes: float = 30.0) -> Rank:
     """Join the job's process group: NCCL where there is a GPU, gloo elsewhere.
 
-    A collective that takes longer than `minutes` ends the process. Raises ValueError where a rank of a job
-    on GPUs has no GPU of its own.
+    A collective that takes longer than `minutes` ends the process. Raises ValueError as `place` does.
     """
-    environment = _environment()
-    os.environ.update(environment)
-    if torch.cuda.is_available():
-        # With `srun --gpus-per-task 1` each process sees its own GPU only, as number 0.
-        local = int(environment["LOCAL_RANK"]) if torch.cuda.device_count() > 1 else 0
-        if local >= torch.cuda.device_count():
-            raise ValueError(
-                f"local rank {local} has no GPU: this node shows {torch.cuda.device_count()}. "
-                "Start at most one process per GPU (deepspeed --num_gpus, srun --ntasks-per-node)."
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=minutes))
-    return Rank(index=dist.get_rank(), count=dist.get_world_size(), device=device)
+    os.environ.update(_environment())
+    rank = place()
+    backend = "nccl" if rank.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
+    return rank
+
+
+def place() -> Rank:
+    """This process among those of the job, for work that needs none of them: it is not waited for.
+
+    Raises ValueError where a rank of a job on GPUs has no GPU of its own.
+    """
+    ranks = _ranks()
+    index, count, local = (int(ranks[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if not torch.cuda.is_available():
+        return Rank(index=index, count=count, device=torch.device("cpu"))
+    # With `srun --gpus-per-task 1` each process sees its own GPU only, as number 0.
+    local = local if torch.cuda.device_count() > 1 else 0
+    if local >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local} has no GPU: this node shows {torch.cuda.device_count()}. "
+            "Start at most one process per GPU (deepspeed --num_gpus, srun --ntasks-per-node)."
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return Rank(index=index, count=count, device=device)
 
 
 def stop() -> None:
@@ -101,21 +110,30 @@ def on_first(action: Callable[[], T]) -> T:
 
 
 def _environment() -> dict[str, str]:
+    ranks = _ranks()
+    return {**ranks, **_address(ranks)}
+
+
+def _ranks() -> dict[str, str]:
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
-        ranks = {
+        return {
             "RANK": env["RANK"],
             "WORLD_SIZE": env["WORLD_SIZE"],
             "LOCAL_RANK": env.get("LOCAL_RANK", "0"),
         }
-    elif "SLURM_STEP_ID" in env:  # a task of srun; the batch script itself has SLURM_PROCID too
-        ranks = {
+    if "SLURM_STEP_ID" in env:  # a task of srun; the batch script itself has SLURM_PROCID too
+        return {
             "RANK": env["SLURM_PROCID"],
             "WORLD_SIZE": env["SLURM_NTASKS"],
             "LOCAL_RANK": env["SLURM_LOCALID"],
         }
-    else:
-        ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def _address(ranks: dict[str, str]) -> dict[str, str]:
+    """Where the ranks meet."""
+    env = os.environ
     if "MASTER_ADDR" in env:
         address = env["MASTER_ADDR"]
     elif ranks["WORLD_SIZE"] == "1" or "SLURM_JOB_NODELIST" not in env:
@@ -130,7 +148,7 @@ def _environment() -> dict[str, str]:
     else:
         # A bare srun: every rank derives the same port from the job. Our job scripts look for a free one.
         port = str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 20_000)
-    return {**ranks, "MASTER_ADDR": address, "MASTER_PORT": port}
+    return {"MASTER_ADDR": address, "MASTER_PORT": port}
 
 
 def _free_port() -> int:

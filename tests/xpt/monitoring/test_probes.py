@@ -42,36 +42,19 @@ def published(run: Path) -> list[int]:
     return [row["images"] for row in rows(run) if "probe/knn_value" in row]
 
 
-def test_probes_are_published_in_their_order(asked: Callable[..., Probes], tmp_path: Path):
-    asked(0, 48, 96).wait(LONG)
-    assert published(tmp_path) == [0, 48, 96]
-    assert sorted(path.name for path in (tmp_path / "evidence").glob("*.json")) == [
-        f"probe-{images:012d}.json" for images in (0, 48, 96)
-    ]
-    assert not list((tmp_path / "evidence").glob("features-*"))
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", "{}", json.dumps({"mean": {}, "findings": {}})])
-def test_one_that_cannot_be_read_does_not_hold_up_the_others(
-    asked: Callable[..., Probes], tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-):
-    probes = asked(0, 48)
-    (tmp_path / "evidence/probe-000000000000.json").write_text(damage)
-    probes.wait(LONG)
-    assert published(tmp_path) == [48]
-    assert caplog.text.count("probe-000000000000.json: this probe is left out") == 1
-    assert not list((tmp_path / "evidence").glob("features-*"))
-
-
-def test_one_whose_process_fails_is_told(
+def test_one_that_goes_wrong_is_told_and_does_not_hold_up_the_others(
     asked: Callable[..., Probes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    probes = asked(0, 48)
-    (tmp_path / "evidence/features-000000000000.npz").write_bytes(b"no archive")
+    probes, folder = asked(0, 8, 16, 24, 48, 96), tmp_path / "evidence"
+    for images, damage in enumerate(("{", "[]", "{}", json.dumps({"mean": {}, "findings": {}}))):
+        (folder / f"probe-{8 * images:012d}.json").write_text(damage)
+    (folder / "features-000000000048.npz").write_bytes(b"no archive")
     probes.wait(LONG)
-    assert published(tmp_path) == [48]
-    assert "its last words are in" in caplog.text
-    assert "Error" in (tmp_path / "evidence/probe-000000000000.log").read_text()
+    assert published(tmp_path) == [96]
+    assert caplog.text.count("this probe is left out") == 4
+    assert caplog.text.count("a probe failed; its last words are in") == 1
+    assert "Error" in (folder / "probe-000000000048.log").read_text()
+    assert not list(folder.glob("features-*"))
 
 
 def test_one_that_takes_too_long_is_ended_and_keeps_its_features(
