@@ -27,6 +27,7 @@ from xpt.model_card import model_card
 from xpt.models.encoder import Encoder, encoder_of
 from xpt.models.init import load_encoder
 from xpt.models.mae import CHANNELS, PIXEL_MEAN, PIXEL_STD
+from xpt.tasks.best import BEST, read_best
 from xpt.training.engine import checkpoint_weights
 from xpt.training.saved import newest
 from xpt.training.telemetry import set_up_logging
@@ -65,7 +66,8 @@ def main() -> None:
 
 
 def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> dict[str, float]:
-    """Write the encoder of the newest good checkpoint of `run` to the new folder `out`.
+    """Write the encoder of `run` to the new folder `out`: of its newest good checkpoint, or, where it was
+    fine-tuned, of the weights that were best on validation.
 
     Returns:
         The largest difference of a feature between each exported form and the encoder that was trained.
@@ -78,9 +80,14 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
         raise ValueError(f"{run}: no checkpoint in it; wanted a run folder of xpt-train or xpt-finetune")
     if out.exists():
         raise ValueError(f"{out} exists already; give another folder")
-    weights = checkpoint_weights(found.folder)
-    settings, crop_to = found.description["config"]["model"], found.description["config"]["data"]["crop_to"]
-    encoder = trained_encoder(weights, settings, str(found.folder))
+    description, source = found.description, found.folder
+    if (run / BEST).is_file():
+        best, source = read_best(run)[1], run / BEST
+        weights, description = best["model"], description | {"images": best["images"]}
+    else:
+        weights = checkpoint_weights(found.folder)
+    settings, crop_to = description["config"]["model"], description["config"]["data"]["crop_to"]
+    encoder = trained_encoder(weights, settings, str(source))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -96,7 +103,7 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
             errors["onnx"] = _error(_through_onnx(folder / "encoder.onnx", image_BCHW), wanted_BND)
         if full:
             save_file(_whole(weights), folder / "full.safetensors", {"format": "pt"})
-        (folder / "README.md").write_text(model_card(out.name, run, found.description, errors))
+        (folder / "README.md").write_text(model_card(out.name, run, description, errors))
         folder.chmod(0o755)
         for path in folder.iterdir():
             path.chmod(0o644)
@@ -106,6 +113,7 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
         shutil.rmtree(folder)
         raise
     sync(out.parent)
+    log.info("%s: weights of %s, after %s images", out, source, f"{description['images']:,}")
     for form, error in errors.items():
         log.info("%s gives the same features: largest difference %.1e", form, error)
     log.info('%s: load it with timm.create_model("local-dir:%s", pretrained=True)', out, out)

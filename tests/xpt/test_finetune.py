@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.xpt.conftest import Run, rows, start
 from xpt import evaluate, finetune, predict
@@ -20,6 +21,7 @@ from xpt.config import EncoderConfig, as_json
 from xpt.data.index import open_shards
 from xpt.evaluate import Options
 from xpt.evaluation.predictions import read_predictions
+from xpt.export import export
 from xpt.finetune_config import FinetuneConfig, RecognitionConfig, demo, from_json
 from xpt.models.init import read_weights
 from xpt.tasks.recognition import Recognition
@@ -153,6 +155,20 @@ def predicted(options: predict.Options, rank: Rank) -> list[dict[str, Any]]:
     assert sum(shares) == len(table) and min(shares) > 0
     assert predict.predict(options, rank) == 0
     return table.to_pylist()
+
+
+@pytest.mark.launch
+def test_the_best_weights_are_exported(whole: Path, tmp_path: Path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    best = torch.load(run / "best.pt", weights_only=True)
+    best["images"] = 384
+    best["model"]["encoder.norm.weight"] *= 1.5  # so that no checkpoint has them
+    torch.save(best, run / "best.pt")
+    assert max(export(run, tmp_path / "model", full=True).values()) < 1e-4
+    found, whole_model = (load_file(tmp_path / f"model/{name}.safetensors") for name in ("model", "full"))
+    assert torch.equal(found["norm.weight"], best["model"]["encoder.norm.weight"])
+    assert set(whole_model) == set(best["model"]) and "head.weight" in whole_model
+    assert "| images seen | 384 |" in (tmp_path / "model/README.md").read_text()
 
 
 def labels_of(shards: Path, split: str) -> list[dict[str, float]]:
