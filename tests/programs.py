@@ -8,12 +8,14 @@ import contextlib
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -54,12 +56,14 @@ class Process:
 class Programs:
     def __init__(self, folder: Path) -> None:
         """`folder` is for the processes' exit statuses and for what the imports say."""
-        self._folder, self._started = folder, 0
+        self._folder = folder
+        self._started: list[Process] = []
         with (folder / "log").open("w") as log:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "tests.programs"],
                 cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                # Asked in PyTorch's usual way whether there is a GPU, no fork of this process could use it.
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -83,8 +87,7 @@ class Programs:
             environment: variables that differ from this process's.
             sabotage: Python that the process runs first.
         """
-        self._started += 1
-        status = self._folder / str(self._started)
+        status = self._folder / str(len(self._started))
         asked = {
             **{"program": program, "arguments": list(arguments), "folder": str(folder), "log": str(log)},
             **{"environment": os.environ | environment, "sabotage": sabotage, "status": str(status)},
@@ -94,7 +97,8 @@ class Programs:
         self._server.stdin.flush()
         answer = self._server.stdout.readline()
         assert answer, (self._folder / "log").read_text()
-        return Process(int(answer), status)
+        self._started.append(Process(int(answer), status))
+        return self._started[-1]
 
     def run(
         self, program: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
@@ -106,10 +110,14 @@ class Programs:
         return status, log.read_text()
 
     def close(self) -> None:
+        """Ends what still runs."""
+        for process in self._started:
+            process.send_signal(signal.SIGKILL)
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
         self._server.wait(30)
         self._server.stdout.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @cache
@@ -137,9 +145,8 @@ def become(asked: dict[str, Any]) -> None:
             print(ended.code)
         else:
             status = ended.code or 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}")
-        raise
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

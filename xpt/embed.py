@@ -8,7 +8,6 @@ OUT is a folder that xpt-export made. Given again, the command goes on where it 
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +23,17 @@ from torch import Tensor, nn
 from kernels.patches import normalize_pixels
 from xpt.config import DataConfig
 from xpt.data.batch import Batch
-from xpt.data.index import filled_splits, manifest_hash, open_shards
+from xpt.data.index import manifest_hash, open_splits
 from xpt.data.loader import evaluation_loader
 from xpt.data.reader import DataError
 from xpt.data.samples import read_patients
 from xpt.files import sha256_of
 from xpt.models.classifier import mean_of_valid
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
-from xpt.parts import Part, parts_of, write_parts
+from xpt.parts import Part, Parts
 from xpt.training.distributed import Rank, place
 from xpt.training.telemetry import set_up_logging
 
-log = logging.getLogger("xpt")
 WEIGHTS = "model.safetensors"
 """In the folder of xpt-export."""
 
@@ -62,14 +60,13 @@ def main() -> None:
     try:
         rank = place()
         set_up_logging(rank.index)
-        films = embed(options, rank)
+        embed(options, rank)
     except (ValueError, OSError, DataError) as error:
         raise SystemExit(f"xpt-embed: {error}") from error
-    log.info("%s: features of %s films", options.out, f"{films:,}")
 
 
 def embed(options: Options, rank: Rank) -> int:
-    """One row per film; films that are damaged are left out, with a warning by the loader.
+    """One row per film, but for those that are damaged.
 
     `cls` is the class token, `mean` the mean of the tokens of patches that are not letterbox bars. Films are
     shown as in the training of the model unless `crop_to` says otherwise.
@@ -80,26 +77,37 @@ def embed(options: Options, rank: Rank) -> int:
     Raises:
         ValueError: `model` is no folder of xpt-export, `out` holds something else, or the data set cannot be
             read.
+        DataError: its file system does not answer.
     """
-    encoder, settings, trained_on = _open_model(options.model)
-    encoder.to(rank.device)
-    data = DataConfig(crop_to=options.crop_to or trained_on)
-    names = filled_splits(options.shards) if options.split == "all" else [options.split]
-    splits = {name: open_shards(options.shards, name, check_files=rank.is_first) for name in names}
+    if options.batch < 1:
+        raise ValueError(f"--batch: got {options.batch}, wanted at least 1")
+    settings, trained_on = _settings_of(options.model)
+    # However many are damaged: what is left out is counted.
+    data = DataConfig(crop_to=options.crop_to or trained_on, max_bad_share=1.0)
+    splits = open_splits(options.shards, options.split)
+    made_of = {
+        "data set": manifest_hash(options.shards),
+        "--model": sha256_of(options.model / WEIGHTS),
+        "--crop_to": data.crop_to,
+    }
+    parts = Parts(options.out, most=options.part, made_of=made_of, rank=rank)
     patient_of = {key: patient for films in splits.values() for key, patient in read_patients(films).items()}
+    encoder: nn.Module = timm.create_model(f"local-dir:{options.model}", pretrained=True)
+    encoder.eval().to(rank.device)
     vector = pa.list_(pa.float32(), settings["embed_dim"])
     schema = pa.schema(
         [("key", "string"), ("patient", "string"), ("split", "string"), ("cls", vector), ("mean", vector)]
     )
 
     def tables(part: Part) -> Iterator[pa.Table]:
-        films = part.of(splits[part.split])
         batches = evaluation_loader(
-            films,
+            splits[part.split],
             data,
             side=settings["img_size"],
             patch=settings["patch_size"],
-            batch=min(options.batch, len(films)),
+            batch=min(options.batch, part.count),
+            first=part.first,
+            films=part.count,
             device=rank.device,
         )
         with batches:
@@ -111,31 +119,18 @@ def embed(options: Options, rank: Rank) -> int:
                 columns = (*texts, _column(cls_BD[kept]), _column(mean_BD[kept]))
                 yield pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema)
 
-    return write_parts(
-        options.out,
-        parts_of({name: len(films) for name, films in splits.items()}, options.part),
-        tables,
-        schema=schema,
-        made_of={
-            "data set": manifest_hash(options.shards),
-            "model": sha256_of(options.model / WEIGHTS),
-            "crop_to": data.crop_to,
-            "films per file": options.part,
-        },
-        rank=rank,
-    )
+    return parts.write({name: len(films) for name, films in splits.items()}, tables, schema)
 
 
-def _open_model(folder: Path) -> tuple[nn.Module, dict[str, Any], Literal["frame", "chest"]]:
-    """The encoder, the arguments that timm makes it with, and what it was shown of each film."""
+def _settings_of(folder: Path) -> tuple[dict[str, Any], Literal["frame", "chest"]]:
+    """The arguments that timm makes the encoder with, and what it was shown of each film."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"--model {folder}: no config.json; make the folder with: xpt-export RUN {folder}")
     content = json.loads(path.read_bytes())
     if "crop_to" not in content:
         raise ValueError(f"--model {folder}: its config.json has no crop_to, so it is not of xpt-export")
-    encoder = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    return encoder, content["model_args"], content["crop_to"]
+    return content["model_args"], content["crop_to"]
 
 
 @torch.no_grad()

@@ -83,7 +83,8 @@ def export(run: Path, out: Path, *, onnx: bool = False, full: bool = False) -> d
     description, source = found.description, found.folder
     if (run / BEST).is_file():
         best, source = read_best(run)[1], run / BEST
-        weights, description = best["model"], description | {"images": best["images"]}
+        description = description | {name: best[name] for name in ("config", "images")}
+        weights = best["model"]
     else:
         weights = checkpoint_weights(found.folder)
     settings, crop_to = description["config"]["model"], description["config"]["data"]["crop_to"]

@@ -82,7 +82,7 @@ def model_card(name: str, run: Path, description: dict[str, Any], errors: dict[s
 
     Args:
         name: of the exported model.
-        description: of the checkpoint that was exported.
+        description: of a checkpoint of the run, with the images and the configuration of what was exported.
         errors: by exported form, the largest difference of a feature.
     """
     config = description["config"]

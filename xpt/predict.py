@@ -8,9 +8,8 @@ run that writes reports: a row per study that has a frontal film, with the colum
 again, the command goes on where it was stopped; the processes of `srun` or `torchrun` share the work.
 """
 
-import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -20,22 +19,21 @@ import torch
 import tyro
 
 from xpt.data.groups import Groups
-from xpt.data.index import ShardSet, filled_splits, manifest_hash, open_shards
+from xpt.data.index import ShardSet, manifest_hash, open_splits
 from xpt.data.loader import BatchLoader
 from xpt.data.reader import DataError
 from xpt.data.samples import read_patients
 from xpt.evaluation.predictions import probabilities
 from xpt.files import sha256_of
 from xpt.finetune_config import FinetuneConfig
-from xpt.parts import Part, parts_of, write_parts
-from xpt.tasks.best import BEST, load_classifier, load_writer, read_best
+from xpt.parts import Part, Parts
+from xpt.tasks.best import BEST, TrainedClassifier, TrainedWriter, load_trained
 from xpt.tasks.report import study_input
 from xpt.tasks.studies import read_unreported
 from xpt.training.batches import whole_frames
 from xpt.training.distributed import Rank, place
 from xpt.training.telemetry import set_up_logging
 
-log = logging.getLogger("xpt")
 FILM = ("key", "patient", "split")
 STUDY = ("study", "patient", "split")
 
@@ -70,44 +68,46 @@ def main() -> None:
     try:
         rank = place()
         set_up_logging(rank.index)
-        rows = predict(options, rank)
+        predict(options, rank)
     except (ValueError, OSError, DataError) as error:
         raise SystemExit(f"xpt-predict: {error}") from error
-    log.info("%s: %s rows made", options.out, f"{rows:,}")
 
 
 def predict(options: Options, rank: Rank) -> int:
-    """Films that are damaged are left out, with a warning by the loader.
+    """A row per film, or per study with a frontal film, but for those whose first film is damaged.
 
     Returns:
         The number of rows that this rank made now.
 
     Raises:
         ValueError: `run` has no model, `out` holds something else, or the data set cannot be read.
+        DataError: its file system does not answer.
     """
-    writes = read_best(options.run)[0].task == "report"
-    names = filled_splits(options.shards) if options.split == "all" else [options.split]
-    splits = {name: open_shards(options.shards, name, check_files=rank.is_first) for name in names}
-    work = (reports if writes else findings)(options, splits, rank)
-    made_of: dict[str, str | int] = {
-        "data set": manifest_hash(options.shards),
-        "model": sha256_of(options.run / BEST),
-        "rows per file": options.part,
-    }
-    parts = parts_of(work.inputs, options.part)
-    return write_parts(options.out, parts, work.tables, schema=work.schema, made_of=made_of, rank=rank)
+    if options.batch < 1:
+        raise ValueError(f"--batch: got {options.batch}, wanted at least 1")
+    splits = open_splits(options.shards, options.split)
+    weights = sha256_of(options.run / BEST)
+    made_of = {"data set": manifest_hash(options.shards), "weights": weights}
+    parts = Parts(options.out, most=options.part, made_of=made_of, rank=rank)
+    trained = load_trained(options.run, rank.device)
+    if sha256_of(options.run / BEST) != weights:
+        raise ValueError(f"{options.run / BEST}: changed while it was read; wait for the end of its run")
+    if isinstance(trained, TrainedWriter):
+        work = reports(trained, splits, rank, options.batch)
+    else:
+        work = findings(trained, splits, rank, options.batch)
+    return parts.write(work.inputs, work.tables, work.schema)
 
 
-def findings(options: Options, splits: dict[str, ShardSet], rank: Rank) -> Work:
-    """Of films."""
-    trained = load_classifier(options.run, rank.device)
+def findings(trained: TrainedClassifier, splits: dict[str, ShardSet], rank: Rank, size: int) -> Work:
+    """Of films, `size` at a time."""
     patient_of = {key: patient for films in splits.values() for key, patient in read_patients(films).items()}
     columns = [f"{what}:{name}" for what in ("logit", "probability") for name in trained.map.findings]
     text, number = [(name, pa.string()) for name in FILM], [(name, pa.float32()) for name in columns]
     schema = pa.schema(text + number)
 
     def tables(part: Part) -> Iterator[pa.Table]:
-        with batches_of(part.of(splits[part.split]), trained.config, rank, options.batch) as batches:
+        with batches_of(part, splits[part.split], trained.config, rank, size) as batches:
             for batch in batches:
                 with torch.no_grad():
                     logit_BC = trained.model(batch.image_BCHW, batch.is_valid_BL)[batch.counted]
@@ -121,19 +121,21 @@ def findings(options: Options, splits: dict[str, ShardSet], rank: Rank) -> Work:
     return Work({name: len(films) for name, films in splits.items()}, schema, tables)
 
 
-def reports(options: Options, splits: dict[str, ShardSet], rank: Rank) -> Work:
-    """Of studies."""
-    trained = load_writer(options.run, rank.device)
+def reports(trained: TrainedWriter, splits: dict[str, ShardSet], rank: Rank, size: int) -> Work:
+    """Of studies, `size` at a time. Raises ValueError where no split has one with a frontal film."""
     settings = trained.config.report
-    studies = {name: read_unreported(films, settings) for name, films in splits.items()}
+    read = {name: read_unreported(films, settings) for name, films in splits.items()}
+    studies = {name: of_split for name, of_split in read.items() if of_split is not None}
+    if not studies:
+        raise ValueError(f"no study of {', '.join(splits)} has a frontal film; there is nothing to report on")
     columns = [f"report:{language}" for language in settings.languages]
     schema = pa.schema([(name, pa.string()) for name in (*STUDY, *columns)])
 
     def tables(part: Part) -> Iterator[pa.Table]:
-        some = studies[part.split].between(part.first, part.last)
-        with batches_of(some.shards, trained.config, rank, options.batch, some.groups) as batches:
+        of_split = studies[part.split]
+        with batches_of(part, of_split.shards, trained.config, rank, size, of_split.groups) as batches:
             for batch in batches:
-                inputs = study_input(some, batch)
+                inputs = study_input(of_split, batch)
                 with torch.no_grad():
                     memory = trained.model.remember(*inputs.films).of(inputs.counted)
                 rows = [inputs.rows[place] for place in inputs.counted]
@@ -141,7 +143,8 @@ def reports(options: Options, splits: dict[str, ShardSet], rank: Rank) -> Work:
                     trained.writer.reports(trained.model, memory, language) if rows else []
                     for language in settings.languages
                 ]
-                names, patients = [some.names[row] for row in rows], [some.patients[row] for row in rows]
+                names = [of_split.names[row] for row in rows]
+                patients = [of_split.patients[row] for row in rows]
                 texts = (names, patients, [part.split] * len(rows), *told)
                 yield pa.Table.from_arrays([pa.array(text, pa.string()) for text in texts], schema=schema)
 
@@ -149,11 +152,12 @@ def reports(options: Options, splits: dict[str, ShardSet], rank: Rank) -> Work:
 
 
 def batches_of(
-    films: ShardSet, config: FinetuneConfig, rank: Rank, batch: int, groups: Groups | None = None
+    part: Part, films: ShardSet, config: FinetuneConfig, rank: Rank, size: int, groups: Groups | None = None
 ) -> BatchLoader:
-    """All of a part, on this rank alone."""
-    inputs = len(films if groups is None else groups)
-    return whole_frames(films, config, rank, batch=min(batch, inputs), groups=groups)
+    """All of a part, on this rank alone, however many are damaged: what is left out is counted."""
+    config = replace(config, data=replace(config.data, max_bad_share=1.0))
+    batch = min(size, part.count)
+    return whole_frames(films, config, rank, batch=batch, first=part.first, films=part.count, groups=groups)
 
 
 if __name__ == "__main__":

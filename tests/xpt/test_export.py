@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -182,8 +183,29 @@ def test_features_of_all_films_as_parquet(run: Path, shards: Path, tmp_path: Pat
         for name in ("cls", "mean"):
             np.testing.assert_allclose(row[name], together[key][name], atol=1e-4)
     assert np.ptp([row["mean"] for row in alone.values()], axis=0).max() > 1e-3
-    with pytest.raises(ValueError, match="begun with crop_to frame, now it is chest; give another folder"):
+    with pytest.raises(ValueError, match="begun with --crop_to frame, now it is chest; give the same again"):
         embed(replace(options, crop_to="chest"), rank)
+
+
+def test_damaged_films_are_left_out_and_counted(
+    run: Path, shards: Path, tmp_path: Path, rank: Rank, caplog: pytest.LogCaptureFixture
+):
+    """Of a whole shard, and of a part that has no other film."""
+    export(run, tmp_path / "model")
+    copy = Path(shutil.copytree(shards, tmp_path / "shards"))
+    films = open_shards(copy, "train")
+    for shard in (0, len(films.shard_names) - 1):
+        first, size = int(films.row_starts[shard]), int(films.shard_sizes[shard])
+        for record in films.rows[first : first + size]:
+            with films.shard_path(shard).open("r+b") as file:
+                file.seek(int(record["image_offset"]) + 60)
+                file.write(b"rotten")
+    last = len(films) - 1
+    rotten = int(films.shard_sizes[0] + films.shard_sizes[-1])
+    options = Options(shards=copy, model=tmp_path / "model", out=tmp_path / "out", split="train", part=last)
+    assert embed(options, rank) == len(films) - rotten
+    assert f"train-{last:09d}.parquet: 1 of 1 were left out, being damaged" in caplog.text
+    assert len(pq.read_table(options.out)) == len(films) - rotten
 
 
 def test_what_is_wrong_is_said(shards: Path, run: Path, tmp_path: Path, rank: Rank):
@@ -194,4 +216,6 @@ def test_what_is_wrong_is_said(shards: Path, run: Path, tmp_path: Path, rank: Ra
         export(run, tmp_path / "out")
     with pytest.raises(ValueError, match="make the folder with: xpt-export"):
         embed(Options(shards=shards, model=tmp_path, out=tmp_path / "features"), rank)
+    with pytest.raises(ValueError, match="--batch: got 0, wanted at least 1"):
+        embed(Options(shards=shards, model=tmp_path, out=tmp_path / "features", batch=0), rank)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

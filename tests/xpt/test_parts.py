@@ -9,23 +9,25 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from xpt.parts import Part, parts_of, write_parts
+from xpt.parts import Part, Parts
 from xpt.training.distributed import Rank
 
 SCHEMA = pa.schema([("split", pa.string()), ("row", pa.int64())])
-PARTS = parts_of({"train": 23, "test": 5}, most=5)
+INPUTS = {"train": 23, "test": 5}
 
 
 def numbers(part: Part) -> Iterator[pa.Table]:
     """The rows of a part in pieces of two."""
-    for first in range(part.first, part.last, 2):
-        rows = list(range(first, min(first + 2, part.last)))
+    for first in range(part.first, part.first + part.count, 2):
+        rows = list(range(first, min(first + 2, part.first + part.count)))
         yield pa.table({"split": [part.split] * len(rows), "row": rows}, SCHEMA)
 
 
-def write(out: Path, tables=numbers, *, index: int = 0, count: int = 1, model: str = "a") -> int:
+def write(
+    out: Path, tables=numbers, *, index: int = 0, count: int = 1, model: str = "a", most: int = 5
+) -> int:
     rank = Rank(index=index, count=count, device=torch.device("cpu"))
-    return write_parts(out, PARTS, tables, schema=SCHEMA, made_of={"model": model}, rank=rank)
+    return Parts(out, most=most, made_of={"model": model}, rank=rank).write(INPUTS, tables, SCHEMA)
 
 
 def everything(out: Path) -> list[tuple[str, int]]:
@@ -61,20 +63,37 @@ def test_stopped_work_goes_on_with_the_part_that_it_was_in(tmp_path: Path):
     assert everything(tmp_path / "out") == WHOLE
 
 
-def test_a_part_may_have_no_rows(tmp_path: Path):
+def test_a_part_may_have_no_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert write(tmp_path / "out", lambda part: iter(())) == 0
     assert pq.read_table(tmp_path / "out").schema.equals(SCHEMA)
+    assert "train-000000020.parquet: 3 of 3 were left out, being damaged" in caplog.text
 
 
-def test_empty_parts_are_refused():
+def test_what_other_ranks_have_not_made_yet_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write(tmp_path / "out", index=1, count=2)
+    assert "3 files are not there yet: where no other rank makes them, give the same command" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="xpt"):
+        write(tmp_path / "out", index=0, count=2)
+    assert "6 of 6 files are there" in caplog.text and "not there yet" not in caplog.text
+
+
+def test_empty_parts_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="--part: got 0, wanted at least 1"):
-        parts_of({"train": 3}, most=0)
+        write(tmp_path / "out", most=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_parts_of_two_models_are_not_mixed(tmp_path: Path):
     write(tmp_path / "out")
-    with pytest.raises(ValueError, match="begun with model a, now it is b; give another folder"):
+    with pytest.raises(ValueError, match="begun with model a, now it is b; give the same again, or another"):
         write(tmp_path / "out", model="b")
+    with pytest.raises(ValueError, match="begun with --part 5, now it is 6"):
+        write(tmp_path / "out", most=6)
+    for damage in ("", "[]", "{}"):
+        (tmp_path / "out/_made_of.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"_made_of\.json: damaged, or of another program"):
+            write(tmp_path / "out")
 
 
 def test_what_is_there_is_not_written_into(tmp_path: Path):

@@ -259,6 +259,25 @@ def test_a_study_is_one_input_with_its_films_and_texts(reported: Path, tmp_path:
     assert {text for texts in alone.train.texts for text in texts.values()} == {"结节。", "未见异常。"}
 
 
+def test_a_split_without_a_frontal_film_is_passed_over(whole: Path, tmp_path: Path, rank, caplog):
+    table = [row for n in range(24) for row in study_rows(3 * n, has_nodule=False)]
+    shards = build_shards(tmp_path / "some", table, spotted)
+    options = predict.Options(run=whole, shards=shards, out=tmp_path / "out")
+    samples = pq.read_table(shards / "samples.parquet")
+    laterals = {split: "LATERAL" if split == "test" else None for split in ("train", "val", "test")}
+    views = [
+        laterals[split] or view
+        for split, view in zip(samples["split"].to_pylist(), samples["view"].to_pylist(), strict=True)
+    ]
+    column = samples.column_names.index("view")
+    pq.write_table(samples.set_column(column, "view", [views]), shards / "samples.parquet")
+    of_test = len({row["study"] for row in samples.to_pylist() if row["split"] == "test"})
+    assert of_test and predict.predict(options, rank) == 24 - of_test
+    assert f"split test: {of_test} studies left out ({of_test}: no frontal film)" in caplog.text
+    with pytest.raises(ValueError, match="no study of test has a frontal film"):
+        predict.predict(dataclasses.replace(options, split="test", out=tmp_path / "none"), rank)
+
+
 def test_a_lateral_film_alone_changes_nothing_but_its_own_study(reported: Path, tmp_path: Path, rank):
     """What fills the rows of studies with fewer films reaches nobody."""
     model = task(reported, tmp_path).model().eval()

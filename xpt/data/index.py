@@ -99,6 +99,11 @@ def open_shards(root: Path, split: str, *, check_files: bool = True) -> ShardSet
     return shard_set
 
 
+def open_splits(root: Path, split: str) -> dict[str, ShardSet]:
+    """The split `split`, or, with "all", every one that has films, by name; raises as `open_shards` does."""
+    return {name: open_shards(root, name) for name in (filled_splits(root) if split == "all" else [split])}
+
+
 def expect_random_reads(shards: ShardSet) -> None:
     """Tell the system that rows will be read here and there: it need not read on around each, which in a
     large index costs a millisecond per film, and more where files are far."""

@@ -288,24 +288,25 @@ def evaluation_loader(
     seed: int = 0,
     world_size: int = 1,
     rank: int = 0,
+    first: int = 0,
     films: int | None = None,
     device: torch.device = _CPU,
     groups: Groups | None = None,
 ) -> BatchLoader:
-    """The first `films` films (all with None) once each, uncropped, in index order, `batch` per forward.
+    """`films` films (None: all) from row `first` on, once each, whole, in index order, `batch` per forward.
 
     Every rank gets the same number of batches. `weight_B` is 0 for what fills the last one and for
     stand-ins of damaged films (drawn with `seed`). With `groups`, those are counted instead of films. Raises
     ValueError for fewer than one film.
     """
-    there = len(shards if groups is None else groups)
+    there = len(shards if groups is None else groups) - first
     total = there if films is None else min(films, there)
-    if total < 1 or batch < 1:
-        raise ValueError(f"evaluation: got {films} films and batches of {batch}, wanted at least 1 and 1")
+    if total < 1:
+        raise ValueError(f"evaluation films: got {films}, wanted at least 1")
     rows_FB, is_counted_FB = evaluation_positions(total, batch=batch, world_size=world_size, rank=rank)
     requests = (
         _Request(position_B=row_B, row_B=row_B, weight_B=is_counted_B.astype(np.float32)).of_groups(groups)
-        for row_B, is_counted_B in zip(rows_FB, is_counted_FB, strict=True)
+        for row_B, is_counted_B in zip(first + rows_FB, is_counted_FB, strict=True)
     )
     return BatchLoader(
         shards,

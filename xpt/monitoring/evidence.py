@@ -81,6 +81,9 @@ class Evidence:
         if self._probes is None:
             return
         self._probes.look_after()
+        self._write_page()
+
+    def _write_page(self) -> None:
         try:
             write_page(self._run)
         except (OSError, ValueError) as error:  # a page is not worth a run
@@ -94,7 +97,7 @@ class Evidence:
         if self._probes is not None:
             # The other ranks wait in a collective that gives up after `hang_minutes`.
             self._probes.wait(min(LONGEST_PROBE, 30 * self._config.train.hang_minutes))
-        self.refresh()
+            self._write_page()
 
     def _reconstruct(self, engine: Engine) -> dict[str, np.ndarray]:
         """Sheets of the first films: `reconstruction` under the run's own masks, and one per other strategy.

@@ -39,22 +39,28 @@ class Probes:
 
     def look_after(self) -> None:
         """Publish what is done and start the next."""
+        try:
+            self._publish_and_start()
+        except OSError as error:  # passes by, perhaps: the next look tries again
+            log.warning("probes cannot be started or read now: %s", error)
+
+    def _publish_and_start(self) -> None:
         if self._running is not None and self._running.poll() is None:
             return
         has_ended, self._running = self._running is not None, None
         for features in sorted(self._folder.glob("features-*.npz")):
             result = self._folder / f"probe-{_images(features):012d}.json"
-            try:
-                if result.exists():
+            if result.exists():
+                try:
                     _publish(self._run_log, _images(features), json.loads(result.read_text()))
-                elif has_ended:
-                    log.warning("a probe failed; its last words are in %s", result.with_suffix(".log"))
-                else:
-                    self._running = frozen_probe.start(features, result)
-                    return
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                log.warning("%s: this probe is left out: %r", result, error)
-            features.unlink(missing_ok=True)
+                except (ValueError, LookupError, TypeError) as error:
+                    log.warning("%s: this probe is left out: %r", result, error)
+            elif has_ended:
+                log.warning("a probe failed; its last words are in %s", result.with_suffix(".log"))
+            else:
+                self._running = frozen_probe.start(features, result)
+                return
+            features.unlink()
             has_ended = False
 
     def wait(self, seconds: float) -> None:
@@ -67,6 +73,7 @@ class Probes:
         if self._running is not None:
             self._running.kill()
             self._running.wait()
+            self._running = None
             log.warning("the last probe was not waited for any longer; its features stay in %s", self._folder)
 
 

@@ -70,14 +70,26 @@ def read_best(run: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
     return from_json(content["config"]), content
 
 
-def load_writer(run: Path, device: torch.device) -> TrainedWriter:
-    """The model of a run that learned to write reports; needs no data.
+def load_trained(run: Path, device: torch.device) -> TrainedClassifier | TrainedWriter:
+    """The model of `RUN/best.pt`; needs no data.
 
-    Raises ValueError where the run is of another task, or its tokenizer another run's.
+    Raises ValueError where there is none, where it is damaged, or does not fit what lies beside it.
     """
     config, content = read_best(run)
-    if config.task != "report":
-        raise ValueError(f"{run}: a run of the task {config.task}; wanted one of: xpt-finetune --task report")
+    return (_writer if config.task == "report" else _classifier)(run, config, content, device)
+
+
+def load_writer(run: Path, device: torch.device) -> TrainedWriter:
+    """As `load_trained`; raises ValueError where the run is of another task, too."""
+    trained = load_trained(run, device)
+    if not isinstance(trained, TrainedWriter):
+        raise ValueError(f"{run}: a run of the task recognition; wanted one of: xpt-finetune --task report")
+    return trained
+
+
+def _writer(
+    run: Path, config: FinetuneConfig, content: dict[str, Any], device: torch.device
+) -> TrainedWriter:
     writer = Writer(config.report, ReportTokenizer.load(run / TOKENIZER, content["tokenizer"]))
     model = writer.model(config.model)
     model.load_state_dict(content["model"])
@@ -94,20 +106,17 @@ def load_best(run: Path, data: str, rank: Rank) -> Trained:
 
     Raises ValueError where there is none, where it is damaged, or where its data set is gone.
     """
-    found = load_classifier(run, rank.device)
+    found = load_trained(run, rank.device)
+    if not isinstance(found, TrainedClassifier):
+        raise ValueError(f"{run}: a run of the task report; wanted one of: xpt-finetune --task recognition")
     root = Path(data or found.config.data.path)
     task = Recognition(found.config, open_shards(root, "train"), open_shards(root, "val"))
     return Trained(config=found.config, task=task, model=found.model)
 
 
-def load_classifier(run: Path, device: torch.device) -> TrainedClassifier:
-    """The model of `RUN/best.pt` of a run that learned to recognise findings; needs no data.
-
-    Raises ValueError where there is none, where it is damaged, or where the run is of another task.
-    """
-    config, content = read_best(run)
-    if config.task != "recognition":
-        raise ValueError(f"{run}: a run of the task {config.task}; wanted one of: xpt-finetune")
+def _classifier(
+    run: Path, config: FinetuneConfig, content: dict[str, Any], device: torch.device
+) -> TrainedClassifier:
     settings = config.recognition
     mapped = label_map(settings.label_map, settings.findings, settings.kind)
     if list(mapped.findings) != content["findings"]:

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,19 +44,6 @@ class Studies:
         """Rows of the studies that have a text in the language."""
         return [row for row, texts in enumerate(self.texts) if language in texts]
 
-    def between(self, first: int, last: int) -> "Studies":
-        """The studies of rows `first` to `last` - 1, as if the split had no others."""
-        films = [list(dict.fromkeys(rows)) for rows in self.groups.rows_NV[first:last].tolist()]
-        shards, groups = _looked_at(self.shards, films)
-        return Studies(
-            shards=shards,
-            groups=groups,
-            names=self.names[first:last],
-            patients=self.patients[first:last],
-            texts=self.texts[first:last],
-            row_of={key: row - first for key, row in self.row_of.items() if first <= row < last},
-        )
-
 
 def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
     """The studies of a split that have a text. A film without a study is one by itself.
@@ -70,33 +57,39 @@ def read_studies(shards: ShardSet, settings: ReportConfig) -> Studies:
     def text_of(rows: list[int], where: str) -> dict[Language, str]:
         return _texts([films.reports[row] for row in rows], settings, where)
 
-    studies = _studies(shards, films, settings, text_of, leave_out=settings.unusable == "leave_out")
-    _check_languages(studies.texts, films.reports, settings, shards.split)
-    return studies
+    used = _used(shards, films, settings, text_of, leave_out=settings.unusable == "leave_out")
+    _check_languages([study.texts for study in used], films.reports, settings, shards.split)
+    return _studies(shards, films, used)
 
 
-def read_unreported(shards: ShardSet, settings: ReportConfig) -> Studies:
-    """All studies of a split that have a frontal film, without their texts.
-
-    Raises ValueError where none has.
-    """
+def read_unreported(shards: ShardSet, settings: ReportConfig) -> Studies | None:
+    """All studies of a split that have a frontal film, without their texts; None where there is none."""
     films = read_reported(shards, with_texts=False)
-    return _studies(shards, films, settings, lambda rows, where: {}, leave_out=True)
+    used = _used(shards, films, settings, lambda rows, where: {}, leave_out=True)
+    return _studies(shards, films, used) if used else None
 
 
-def _studies(
+class _Study(NamedTuple):
+    rows: list[int]
+    """Of its films that are looked at."""
+    name: str
+    patient: str
+    texts: dict[Language, str]
+
+
+def _used(
     shards: ShardSet,
     films: Reported,
     settings: ReportConfig,
     text_of: Callable[[list[int], str], dict[Language, str]],
     *,
     leave_out: bool,
-) -> Studies:
+) -> list[_Study]:
     """`text_of` says what is to be written of a study's films; ValueError where that cannot be said."""
     members: dict[tuple[str, str], list[int]] = {}
     for row, (patient, study, key) in enumerate(zip(films.patients, films.studies, films.keys, strict=True)):
         members.setdefault((patient, study or key), []).append(row)
-    used: list[tuple[list[int], str, str, dict[Language, str]]] = []
+    used: list[_Study] = []
     reasons: Counter[str] = Counter()
     for (patient, study), rows in members.items():
         rows.sort(key=lambda row: (_ORDER.index(films.views[row]), row))
@@ -110,31 +103,27 @@ def _studies(
                 raise ValueError(f"{error} Or set --report.unusable leave_out.") from error
             reasons[str(error).removeprefix(where).split(",")[0]] += 1
             continue
-        used.append((rows[: settings.views], study, patient, texts))
+        used.append(_Study(rows[: settings.views], study, patient, texts))
     if reasons:
         said = "; ".join(f"{count}{reason}" for reason, count in reasons.most_common(3))
         log.warning("split %s: %d studies left out (%s)", shards.split, sum(reasons.values()), said)
-    if not used:
-        raise ValueError(f"split {shards.split}: none of its {len(members)} studies can be used")
-    used.sort(key=lambda study: study[0])
-    looked_at, groups = _looked_at(shards, [rows for rows, _, _, _ in used])
-    return Studies(
-        shards=looked_at,
-        groups=groups,
-        names=[study for _, study, _, _ in used],
-        patients=[patient for _, _, patient, _ in used],
-        texts=[texts for _, _, _, texts in used],
-        row_of={films.keys[row]: study for study, (rows, _, _, _) in enumerate(used) for row in rows},
-    )
+    return sorted(used, key=lambda study: study.rows)
 
 
-def _looked_at(shards: ShardSet, films: list[list[int]]) -> tuple[ShardSet, Groups]:
-    """Only the films of these studies, so that what stands in for a damaged film is one of them."""
+def _studies(shards: ShardSet, films: Reported, used: list[_Study]) -> Studies:
+    # What stands in for a damaged film is one of those that are looked at.
     is_looked_at_N = np.zeros(len(shards), dtype=bool)
-    is_looked_at_N[[row for rows in films for row in rows]] = True
+    is_looked_at_N[[row for study in used for row in study.rows]] = True
     place_N = np.cumsum(is_looked_at_N) - 1
     looked_at = select_rows(shards, is_looked_at_N)
-    return looked_at, grouped(looked_at, [place_N[rows].tolist() for rows in films])
+    return Studies(
+        shards=looked_at,
+        groups=grouped(looked_at, [place_N[study.rows].tolist() for study in used]),
+        names=[study.name for study in used],
+        patients=[study.patient for study in used],
+        texts=[study.texts for study in used],
+        row_of={films.keys[row]: place for place, study in enumerate(used) for row in study.rows},
+    )
 
 
 def _check_languages(

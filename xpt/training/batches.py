@@ -50,18 +50,26 @@ def whole_frames(
     rank: Rank,
     *,
     batch: int | None = None,
+    first: int = 0,
     films: int | None = None,
     groups: Groups | None = None,
 ) -> BatchLoader:
-    """The first `films` films (None: all) once, the same on every rank that asks, `batch` at a time (None:
-    `train.micro_batch`)."""
+    """`films` films (None: all) from row `first` on once, the same on every rank that asks, `batch` at a time
+    (None: `train.micro_batch`)."""
     alone = dataclasses.replace(rank, index=0, count=1)
     batch = batch if batch is not None else config.train.micro_batch
-    return _frames(shards, config, alone, batch=batch, films=films, groups=groups)
+    return _frames(shards, config, alone, batch=batch, first=first, films=films, groups=groups)
 
 
 def _frames(
-    shards: ShardSet, config: RunConfig, rank: Rank, *, batch: int, films: int | None, groups: Groups | None
+    shards: ShardSet,
+    config: RunConfig,
+    rank: Rank,
+    *,
+    batch: int,
+    films: int | None,
+    groups: Groups | None,
+    first: int = 0,
 ) -> BatchLoader:
     return evaluation_loader(
         shards,
@@ -72,6 +80,7 @@ def _frames(
         batch=batch,
         world_size=rank.count,
         rank=rank.index,
+        first=first,
         films=films,
         device=rank.device,
         groups=groups,

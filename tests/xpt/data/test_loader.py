@@ -174,7 +174,7 @@ def test_evaluation_gives_stand_ins_no_weight(damaged_folder: Path):
 
 
 def test_evaluation_of_no_films_is_refused(shard_folder: Path):
-    with pytest.raises(ValueError, match="evaluation: got 0 films"):
+    with pytest.raises(ValueError, match="evaluation films: got 0"):
         evaluation(shard_folder, films=0)
 
 

@@ -66,17 +66,18 @@ def test_one_that_takes_too_long_is_ended_and_keeps_its_features(
     monkeypatch.setattr(sys, "executable", str(sleeper))
     started = []
     start = frozen_probe.start
-    monkeypatch.setattr(frozen_probe, "start", lambda *paths: started.append(start(*paths)) or started[0])
-    asked(0).wait(0.3)
-    assert started[0].wait(10) == -9
-    assert [path.name for path in (tmp_path / "evidence").glob("features-*")] == ["features-000000000000.npz"]
+    monkeypatch.setattr(frozen_probe, "start", lambda *paths: started.append(start(*paths)) or started[-1])
+    probes = asked(0, 8)
+    probes.wait(0.3)
+    assert [process.wait(10) for process in started] == [-9]
+    assert len(list((tmp_path / "evidence").glob("features-*"))) == 2
 
 
 def test_a_resumed_run_forgets_later_evidence_and_half_written_files(tmp_path: Path):
     """Their names are those that `write_atomically` gives."""
     kept = ["features-000000000048.npz", "probe-000000000024.json", "probe-000000000048.log"]
     later = ["features-000000000096.npz", "probe-000000000096.json"]
-    torn = [".features-000000000048.npz.tmp", ".probe-000000000024.json.tmp"]
+    torn = [".features-000000000048.npz.0a1b2c3d.tmp", ".probe-000000000024.json.4e5f6a7b.tmp"]
     for name in kept + later + torn:
         (tmp_path / name).touch()
     forget_after(tmp_path, 48)
