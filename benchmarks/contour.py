@@ -86,7 +86,7 @@ def main(
 
     Args:
         folds: folder of the models of the five folds; those that are missing are trained.
-        fold_steps: of their training; the shipped weights have had 6000.
+        fold_steps: of their training; the shipped weights have had 12,000.
         peer_python: an interpreter with lungs-finder and OpenCV 4, which it needs.
         json_file: where to write the numbers too.
     """

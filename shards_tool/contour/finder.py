@@ -12,7 +12,7 @@ from shards_tool.film import Grey
 from shards_tool.letterbox import Box, contour_mask
 from shards_tool.posture import ORIENTATIONS, looks_lateral, orientation_of, thumbnail
 
-_SURE = 0.88
+_SURE = 0.92
 """Certainty from which no second look is taken: it would cost as much again, for every film."""
 
 
@@ -31,8 +31,7 @@ class NetworkFinder:
         regions = self._regions(canvas, box, seen)
         certainty = round(regions.certainty, 4)
         doubt = doubt_about(regions)
-        upright = np.ascontiguousarray(np.rot90(thumbnail(pixels_HW), -seen.turn))
-        if doubt in ("", UNCERTAIN) and looks_lateral(upright):
+        if doubt in ("", UNCERTAIN) and _is_lateral(thumbnail(pixels_HW), seen.turn, regions):
             doubt = "looks lateral"
         if doubt:
             return _fallback(pixels_HW, doubt, certainty=certainty)
@@ -73,6 +72,13 @@ class NetworkFinder:
 
         chest = None if found.chest is None else back(found.chest)
         return Found(lung=back(found.lung), chest=chest, turn=turn, is_negative=found.is_negative)
+
+
+def _is_lateral(small_HW: Grey, turn: int, regions: Regions) -> bool:
+    """Of the film set upright; as it lies, too, where one lung is all that is seen: from the side, the
+    network's opinion of the pose is not to be relied on."""
+    upright = np.ascontiguousarray(np.rot90(small_HW, -turn))
+    return looks_lateral(upright) or (regions.lobes == 1 and looks_lateral(small_HW))
 
 
 def _mean(a: Found, b: Found) -> Found:

@@ -52,7 +52,7 @@ class Training:
     """A network that this program has made, which marks the lungs of the films of `unmarked`."""
     unmarked: tuple[str, ...] = ("nih", "kermany")
     """Sources of more films, which have no masks; only with a `teacher`."""
-    steps: int = 6000
+    steps: int = 12_000
     batch: int = 8
     rate: float = 3e-3
     """Highest learning rate."""
