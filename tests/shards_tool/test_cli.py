@@ -107,6 +107,20 @@ def test_what_is_not_there_or_cannot_be_written_is_one_line_and_status_2(
     assert "error: " in printed and str(key_file / "sheet.png") in printed and "Traceback" not in printed
 
 
+SLOWLY = """
+import time
+from shards_tool import assemble, cli
+run_tasks = assemble.run_tasks
+def slowly(*given, **named):
+    for done in run_tasks(*given, **named):
+        yield done
+        time.sleep(0.2)
+assemble.run_tasks = slowly
+cli.main()
+"""
+"""A build that takes seconds for its shards, so that it can be stopped between the first and the last."""
+
+
 def test_ctrl_c_ends_all_processes_and_leaves_no_half_file(key_file: Path, tmp_path: Path):
     archive, data = tmp_path / "archive", tmp_path / "data"
     archive.mkdir()
@@ -124,7 +138,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_no_half_file(key_file: Path, tmp_p
         "--key-file",
         key_file,
     ]
-    command = [sys.executable, "-c", "from shards_tool.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", SLOWLY, *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not list(data.glob("*/*.tar")):
             time.sleep(0.002)
