@@ -27,7 +27,7 @@ from xpt.evaluation.predictions import probabilities
 from xpt.files import sha256_of
 from xpt.finetune_config import FinetuneConfig
 from xpt.parts import Part, Parts
-from xpt.tasks.best import BEST, TrainedClassifier, TrainedWriter, load_trained
+from xpt.tasks.best import TrainedClassifier, TrainedWriter, best_of, load_trained
 from xpt.tasks.report import study_input
 from xpt.tasks.studies import read_unreported
 from xpt.training.batches import whole_frames
@@ -85,13 +85,13 @@ def predict(options: Options, rank: Rank) -> int:
     """
     if options.batch < 1:
         raise ValueError(f"--batch: got {options.batch}, wanted at least 1")
-    splits = open_splits(options.shards, options.split)
-    weights = sha256_of(options.run / BEST)
+    best, splits = best_of(options.run), open_splits(options.shards, options.split)
+    weights = sha256_of(best)
     made_of = {"data set": manifest_hash(options.shards), "weights": weights}
     parts = Parts(options.out, most=options.part, made_of=made_of, rank=rank)
     trained = load_trained(options.run, rank.device)
-    if sha256_of(options.run / BEST) != weights:
-        raise ValueError(f"{options.run / BEST}: changed while it was read; wait for the end of its run")
+    if sha256_of(best) != weights:
+        raise ValueError(f"{best}: changed while it was read; wait for the end of its run")
     if isinstance(trained, TrainedWriter):
         work = reports(trained, splits, rank, options.batch)
     else:

@@ -148,6 +148,13 @@ def test_it_learns_and_the_evaluation_says_so(whole: Path, rank: Rank, tmp_path:
         evaluate.evaluate(Options(run=whole, protocol="r2gen"), rank)
 
 
+def test_a_folder_without_weights_predicts_nothing(labelled_shards: Path, tmp_path: Path, rank: Rank):
+    options = predict.Options(run=tmp_path, shards=labelled_shards, out=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"best.pt: no such file; wanted a run folder of xpt-finetune"):
+        predict.predict(options, rank)
+    assert not options.out.exists()
+
+
 def predicted(options: predict.Options, rank: Rank) -> list[dict[str, Any]]:
     """After two ranks and a second start."""
     shares = [predict.predict(options, replace(rank, index=index, count=2)) for index in (0, 1)]

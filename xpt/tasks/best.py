@@ -58,15 +58,20 @@ class TrainedWriter:
     """Studies, when the weights were the best."""
 
 
+def best_of(run: Path) -> Path:
+    """The file of the best weights. Raises ValueError where there is none."""
+    path = run / BEST
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; wanted a run folder of xpt-finetune that has validated")
+    return path
+
+
 def read_best(run: Path) -> tuple[FinetuneConfig, dict[str, Any]]:
     """The configuration of a run, and all that is in its `best.pt`.
 
     Raises ValueError where there is none, or where it is damaged.
     """
-    path = run / BEST
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; wanted a run folder of xpt-finetune that has validated")
-    content = read_saved(path)
+    content = read_saved(best_of(run))
     return from_json(content["config"]), content
 
 
