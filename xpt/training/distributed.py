@@ -125,7 +125,8 @@ def _ranks() -> dict[str, str]:
     if "SLURM_STEP_ID" in env:  # a task of srun; the batch script itself has SLURM_PROCID too
         return {
             "RANK": env["SLURM_PROCID"],
-            "WORLD_SIZE": env["SLURM_NTASKS"],
+            # The shell that salloc gives is a step of one task in a job of many.
+            "WORLD_SIZE": env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"],
             "LOCAL_RANK": env["SLURM_LOCALID"],
         }
     return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -2,12 +2,13 @@ import pytest
 
 from xpt.training import distributed
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SLURMS = ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch):
-    for name in VARIABLES:
+    for name in VARIABLES + SLURMS:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -29,7 +30,7 @@ def test_launchers_variables_win_over_slurms(monkeypatch: pytest.MonkeyPatch):
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    assert distributed._environment() == {name: values[name] for name in VARIABLES[:5]}
+    assert distributed._environment() == {name: values[name] for name in VARIABLES}
 
 
 def test_slurms_variables_give_the_ranks_and_the_same_port_everywhere(monkeypatch: pytest.MonkeyPatch):
@@ -44,6 +45,13 @@ def test_slurms_variables_give_the_ranks_and_the_same_port_everywhere(monkeypatc
     assert [e["RANK"] for e in seen] == ["0", "1", "2", "3"]
     assert [e["LOCAL_RANK"] for e in seen] == ["0", "1", "0", "1"]
     assert {e["MASTER_PORT"] for e in seen} == {"23456"}
+
+
+def test_the_shell_of_salloc_is_alone(monkeypatch: pytest.MonkeyPatch):
+    shell = {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}
+    for name, value in (shell | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    assert distributed._environment()["WORLD_SIZE"] == "1"
 
 
 def test_the_batch_script_itself_is_no_task_of_the_job(monkeypatch: pytest.MonkeyPatch):
