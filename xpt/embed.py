@@ -25,44 +25,32 @@ from xpt.config import DataConfig
 from xpt.data.batch import Batch
 from xpt.data.index import manifest_hash, open_splits
 from xpt.data.loader import evaluation_loader
-from xpt.data.reader import DataError
-from xpt.data.samples import read_patients
+from xpt.data.samples import patients_of
 from xpt.files import sha256_of
 from xpt.models.classifier import mean_of_valid
 from xpt.models.mae import PIXEL_MEAN, PIXEL_STD
-from xpt.parts import Part, Parts
-from xpt.training.distributed import Rank, place
-from xpt.training.telemetry import set_up_logging
+from xpt.parts import FILM, Part, PartOptions, Parts, share
+from xpt.training.distributed import Rank
 
 WEIGHTS = "model.safetensors"
 """In the folder of xpt-export."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(PartOptions):
+    """`out` gets key, patient, split, and the features `cls` and `mean`, [D] float32 each."""
+
     shards: Annotated[Path, tyro.conf.Positional]
     """Data set of xpt-shards."""
     model: Path
     """Folder of xpt-export."""
-    out: Path
-    """Folder to write: key, patient, split, and the features `cls` and `mean`, [D] float32 each."""
-    split: Literal["train", "val", "test", "all"] = "all"
     crop_to: Literal["frame", "chest"] | None = None
     """What is shown of each film; by default what the model was trained on (`data.crop_to`)."""
-    batch: int = 8
-    """Films per forward pass."""
-    part: int = 4096
-    """Films per file; one that was begun when the program was stopped is made again."""
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    try:
-        rank = place()
-        set_up_logging(rank.index)
-        embed(options, rank)
-    except (ValueError, OSError, DataError) as error:
-        raise SystemExit(f"xpt-embed: {error}") from error
+    share("xpt-embed", lambda rank: embed(options, rank))
 
 
 def embed(options: Options, rank: Rank) -> int:
@@ -79,8 +67,7 @@ def embed(options: Options, rank: Rank) -> int:
             read.
         DataError: its file system does not answer.
     """
-    if options.batch < 1:
-        raise ValueError(f"--batch: got {options.batch}, wanted at least 1")
+    options.check()
     settings, trained_on = _settings_of(options.model)
     # However many are damaged: what is left out is counted.
     data = DataConfig(crop_to=options.crop_to or trained_on, max_bad_share=1.0)
@@ -91,13 +78,11 @@ def embed(options: Options, rank: Rank) -> int:
         "--crop_to": data.crop_to,
     }
     parts = Parts(options.out, most=options.part, made_of=made_of, rank=rank)
-    patient_of = {key: patient for films in splits.values() for key, patient in read_patients(films).items()}
+    patient_of = patients_of(splits.values())
     encoder: nn.Module = timm.create_model(f"local-dir:{options.model}", pretrained=True)
     encoder.eval().to(rank.device)
     vector = pa.list_(pa.float32(), settings["embed_dim"])
-    schema = pa.schema(
-        [("key", "string"), ("patient", "string"), ("split", "string"), ("cls", vector), ("mean", vector)]
-    )
+    schema = pa.schema([*((name, pa.string()) for name in FILM), ("cls", vector), ("mean", vector)])
 
     def tables(part: Part) -> Iterator[pa.Table]:
         batches = evaluation_loader(
@@ -114,8 +99,7 @@ def embed(options: Options, rank: Rank) -> int:
             for batch in batches:
                 cls_BD, mean_BD = _features(encoder, batch)
                 kept = batch.counted
-                keys = [batch.keys[row] for row in kept]
-                texts = (keys, [patient_of[key] for key in keys], [part.split] * len(keys))
+                texts = part.film_columns([batch.keys[row] for row in kept], patient_of)
                 columns = (*texts, _column(cls_BD[kept]), _column(mean_BD[kept]))
                 yield pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema)
 

@@ -11,20 +11,43 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from xpt.data.reader import DataError
 from xpt.files import remove_torn, write_atomically
-from xpt.training.distributed import Rank
+from xpt.training.distributed import Rank, place
+from xpt.training.telemetry import set_up_logging
 
 log = logging.getLogger("xpt")
 MADE_OF = "_made_of.json"
 """In the folder: what its rows were made of, by name. Readers of a folder pass over names that begin so."""
+FILM = ("key", "patient", "split")
+"""Columns that tell which film a row is of."""
 _SHOWN = 16
 """Characters of a hash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """What every program that writes parts is told."""
+
+    out: Path
+    """Folder to write."""
+    split: Literal["train", "val", "test", "all"] = "all"
+    batch: int = 8
+    """Films, or studies, per forward pass."""
+    part: int = 4096
+    """Films, or studies, per file; one that was begun when the program was stopped is made again."""
+
+    def check(self) -> None:
+        """Raises ValueError for a batch of less than one."""
+        if self.batch < 1:
+            raise ValueError(f"--batch: got {self.batch}, wanted at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +62,22 @@ class Part:
     def file(self) -> str:
         return f"{self.split}-{self.first:09d}.parquet"
 
+    def film_columns(self, keys: list[str], patient_of: dict[str, str]) -> tuple[list[str], ...]:
+        """The columns FILM of these films."""
+        return keys, [patient_of[key] for key in keys], [self.split] * len(keys)
 
-def parts_of(inputs: dict[str, int], most: int) -> list[Part]:
+
+def share(program: str, work: Callable[[Rank], object]) -> None:
+    """Do this process's share of the work; what a user did wrong ends it with a line, not a traceback."""
+    try:
+        rank = place()
+        set_up_logging(rank.index)
+        work(rank)
+    except (ValueError, OSError, DataError) as error:
+        raise SystemExit(f"{program}: {error}") from error
+
+
+def _parts_of(inputs: dict[str, int], most: int) -> list[Part]:
     """Parts of at most `most` inputs each, given the number of inputs in every split."""
     return [
         Part(split=split, first=first, count=min(most, count - first))
@@ -79,7 +116,7 @@ class Parts:
             The number of rows that were made now, by this rank.
         """
         out, rank = self._out, self._rank
-        parts = parts_of(inputs, self._most)
+        parts = _parts_of(inputs, self._most)
         there = self._there(parts)
         if there:
             log.info("%s: %d of %d files are there already", out, there, len(parts))
@@ -138,7 +175,8 @@ def _begin(out: Path, made_of: dict[str, str]) -> None:
 
 def _check_same(path: Path, made_of: dict[str, str]) -> None:
     try:
-        earlier = {name: str(json.loads(path.read_bytes())[name]) for name in made_of}
+        found = json.loads(path.read_bytes())
+        earlier = {name: str(found[name]) for name in made_of}
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or of another program ({error!r}); give a new folder") from error
     for name, now in made_of.items():

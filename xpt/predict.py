@@ -11,7 +11,7 @@ again, the command goes on where it was stopped; the processes of `srun` or `tor
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,36 +21,26 @@ import tyro
 from xpt.data.groups import Groups
 from xpt.data.index import ShardSet, manifest_hash, open_splits
 from xpt.data.loader import BatchLoader
-from xpt.data.reader import DataError
-from xpt.data.samples import read_patients
+from xpt.data.samples import patients_of
 from xpt.evaluation.predictions import probabilities
 from xpt.files import sha256_of
 from xpt.finetune_config import FinetuneConfig
-from xpt.parts import Part, Parts
+from xpt.parts import FILM, Part, PartOptions, Parts, share
 from xpt.tasks.best import TrainedClassifier, TrainedWriter, best_of, load_trained
-from xpt.tasks.report import study_input
+from xpt.tasks.report import counted_studies, study_input
 from xpt.tasks.studies import read_unreported
 from xpt.training.batches import whole_frames
-from xpt.training.distributed import Rank, place
-from xpt.training.telemetry import set_up_logging
+from xpt.training.distributed import Rank
 
-FILM = ("key", "patient", "split")
 STUDY = ("study", "patient", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(PartOptions):
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of xpt-finetune."""
     shards: Annotated[Path, tyro.conf.Positional]
     """Data set of xpt-shards."""
-    out: Path
-    """Folder to write."""
-    split: Literal["train", "val", "test", "all"] = "all"
-    batch: int = 8
-    """Films, or studies, per forward pass."""
-    part: int = 4096
-    """Films, or studies, per file; one that was begun when the program was stopped is made again."""
 
 
 class Work(NamedTuple):
@@ -65,12 +55,7 @@ class Work(NamedTuple):
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    try:
-        rank = place()
-        set_up_logging(rank.index)
-        predict(options, rank)
-    except (ValueError, OSError, DataError) as error:
-        raise SystemExit(f"xpt-predict: {error}") from error
+    share("xpt-predict", lambda rank: predict(options, rank))
 
 
 def predict(options: Options, rank: Rank) -> int:
@@ -83,8 +68,7 @@ def predict(options: Options, rank: Rank) -> int:
         ValueError: `run` has no model, `out` holds something else, or the data set cannot be read.
         DataError: its file system does not answer.
     """
-    if options.batch < 1:
-        raise ValueError(f"--batch: got {options.batch}, wanted at least 1")
+    options.check()
     best, splits = best_of(options.run), open_splits(options.shards, options.split)
     weights = sha256_of(best)
     made_of = {"data set": manifest_hash(options.shards), "weights": weights}
@@ -101,7 +85,7 @@ def predict(options: Options, rank: Rank) -> int:
 
 def findings(trained: TrainedClassifier, splits: dict[str, ShardSet], rank: Rank, size: int) -> Work:
     """Of films, `size` at a time."""
-    patient_of = {key: patient for films in splits.values() for key, patient in read_patients(films).items()}
+    patient_of = patients_of(splits.values())
     columns = [f"{what}:{name}" for what in ("logit", "probability") for name in trained.map.findings]
     text, number = [(name, pa.string()) for name in FILM], [(name, pa.float32()) for name in columns]
     schema = pa.schema(text + number)
@@ -109,12 +93,12 @@ def findings(trained: TrainedClassifier, splits: dict[str, ShardSet], rank: Rank
     def tables(part: Part) -> Iterator[pa.Table]:
         with batches_of(part, splits[part.split], trained.config, rank, size) as batches:
             for batch in batches:
+                kept = batch.counted
                 with torch.no_grad():
-                    logit_BC = trained.model(batch.image_BCHW, batch.is_valid_BL)[batch.counted]
+                    logit_BC = trained.model(batch.image_BCHW, batch.is_valid_BL)[kept]
                 logit_BC = logit_BC.double().cpu().numpy()
                 values = np.concatenate([logit_BC, probabilities(logit_BC, trained.map.kind)], 1)
-                keys = [batch.keys[row] for row in batch.counted]
-                texts = (keys, [patient_of[key] for key in keys], [part.split] * len(keys))
+                texts = part.film_columns([batch.keys[row] for row in kept], patient_of)
                 columns = (*texts, *values.astype(np.float32).T)
                 yield pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema)
 
@@ -135,10 +119,10 @@ def reports(trained: TrainedWriter, splits: dict[str, ShardSet], rank: Rank, siz
         of_split = studies[part.split]
         with batches_of(part, of_split.shards, trained.config, rank, size, of_split.groups) as batches:
             for batch in batches:
-                inputs = study_input(of_split, batch)
+                inputs, counted = study_input(of_split, batch), counted_studies(of_split, batch)
                 with torch.no_grad():
-                    memory = trained.model.remember(*inputs.films).of(inputs.counted)
-                rows = [inputs.rows[place] for place in inputs.counted]
+                    memory = trained.model.remember(*inputs.films).of(counted)
+                rows = [inputs.rows[place] for place in counted]
                 told = [
                     trained.writer.reports(trained.model, memory, language) if rows else []
                     for language in settings.languages

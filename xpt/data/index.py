@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from shards_tool import schema
+from xpt.files import sha256_of
 
 _HOW_TO_MAKE = "make shards with: xpt-shards build SRC... --out DIR"
 _HOW_TO_CHECK = "find what is damaged with: xpt-shards verify DIR; then build again or copy the files again"
@@ -215,8 +216,7 @@ def _check_index(shard_set: ShardSet, sha256: str) -> None:
             raise ValueError(
                 f"{path}: rows of {name} are not where {schema.MANIFEST} counts them; {_HOW_TO_CHECK}"
             )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != sha256:
         raise ValueError(f"{path}: changed, got SHA-256 {found}, wanted {sha256}; {_HOW_TO_CHECK}")
 

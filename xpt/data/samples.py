@@ -1,6 +1,7 @@
 """What is known of the films of a split: patients, labels, studies and reports, from `samples.parquet`."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,14 @@ def read_samples(shards: ShardSet) -> Samples:
     )
 
 
-def read_patients(shards: ShardSet) -> dict[str, str]:
-    """The patient of each film, by key. Raises ValueError as `read_samples` does."""
-    table = _read(shards, [])
-    return dict(zip(table["key"].to_pylist(), table["patient"].to_pylist(), strict=True))
+def patients_of(splits: Iterable[ShardSet]) -> dict[str, str]:
+    """The patient of each film of the splits, by key. Raises ValueError as `read_samples` does."""
+    tables = [_read(shards, []) for shards in splits]
+    return {
+        key: patient
+        for table in tables
+        for key, patient in zip(table["key"].to_pylist(), table["patient"].to_pylist(), strict=True)
+    }
 
 
 def read_reported(shards: ShardSet, *, with_texts: bool = True) -> Reported:

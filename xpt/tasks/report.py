@@ -42,8 +42,6 @@ class StudyInput:
     """Place of each study in its split."""
     films: tuple[Tensor, Tensor, Tensor, int]
     """image_FCHW, is_valid_FL, there_M and B."""
-    counted: list[int]
-    """Places in the batch of the studies whose first film counts (`Batch.counted`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +170,10 @@ class ReportWriting:
             study_R, ids_RT = self._texts(split, inputs)
             logit_RTC = model.decoder(ids_RT[:, :-1], memory.of(study_R))
             loss_B = study_losses(logit_RTC, ids_RT[:, 1:], study_R, len(inputs.rows)).tolist()
-            losses |= {inputs.rows[place]: loss_B[place] for place in inputs.counted}
+            counted = counted_studies(split, batch)
+            losses |= {inputs.rows[place]: loss_B[place] for place in counted}
             for language in self.settings.languages:
-                wanted = [place for place in inputs.counted if language in split.texts[inputs.rows[place]]]
+                wanted = [place for place in counted if language in split.texts[inputs.rows[place]]]
                 if wanted:
                     texts = self.writer.reports(model, memory.of(wanted), language)
                     for place, text in zip(wanted, texts, strict=True):
@@ -208,11 +207,13 @@ def study_input(split: Studies, batch: Batch) -> StudyInput:
     ]
     device = batch.image_BCHW.device
     there_M = torch.tensor(there).to(device, non_blocking=True)
-    return StudyInput(
-        rows=rows,
-        films=(batch.image_BCHW, batch.is_valid_BL, there_M, len(rows)),
-        counted=[film // views for film in batch.counted if film % views == 0],
-    )
+    return StudyInput(rows=rows, films=(batch.image_BCHW, batch.is_valid_BL, there_M, len(rows)))
+
+
+def counted_studies(split: Studies, batch: Batch) -> list[int]:
+    """Places in the batch of the studies whose first film counts (`Batch.counted`); waits for the device."""
+    views = split.groups.rows_NV.shape[1]
+    return [film // views for film in batch.counted if film % views == 0]
 
 
 def study_losses(
