@@ -66,8 +66,9 @@ def doubt_about(regions: Regions) -> str:
     if chest > _SHARE_OF_FILM[1] * area:
         return "the chest fills the film"
     height, width = regions.chest.shape
-    rows, columns = np.nonzero(regions.chest)
-    if abs(rows.mean() / height - 0.5) > _FARTHEST or abs(columns.mean() / width - 0.5) > _FARTHEST:
+    moments = cv2.moments(regions.chest, binaryImage=True)
+    row, column = moments["m01"] / chest, moments["m10"] / chest
+    if abs(row / height - 0.5) > _FARTHEST or abs(column / width - 0.5) > _FARTHEST:
         return "the chest is at the film's edge"
     share = int(np.count_nonzero(regions.lung)) / chest
     if not _SHARE_OF_CHEST[0] <= share <= _SHARE_OF_CHEST[1]:
