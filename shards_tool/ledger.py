@@ -26,6 +26,7 @@ from shards_tool.ledger_rows import (
     shard_file_of,
 )
 from shards_tool.metadata import MetaRow
+from shards_tool.published import STRICTNESS
 from shards_tool.scan import Scanned
 from shards_tool.sources import Found
 
@@ -178,6 +179,13 @@ class Ledger:
         """Rows of the tables, and those of them whose file was not found."""
         return self._db.execute("SELECT COUNT(*), COALESCE(SUM(used = 0), 0) FROM meta").fetchone()
 
+    def names_splits(self) -> bool:
+        """Whether any row of the tables does."""
+        return (
+            self._db.execute("SELECT 1 FROM meta WHERE row ->> '$.split' != '' LIMIT 1").fetchone()
+            is not None
+        )
+
     # The plan
 
     def clear_plan(self) -> None:
@@ -185,7 +193,8 @@ class Ledger:
         self._db.execute("DELETE FROM unplanned")
 
     def add_sample(self, sample: Planned) -> None:
-        """Plan a sample, or note it as a duplicate where its bytes are already planned."""
+        """Plan a sample, or note it as a duplicate where its bytes are already planned; the stricter of the
+        splits that are asked for such a film holds."""
         cursor = self._db.execute(
             f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * 16)})",
             (
@@ -196,6 +205,11 @@ class Ledger:
             ),
         )
         if cursor.rowcount == 0:
+            laxer = json.dumps(STRICTNESS[: STRICTNESS.index(sample.split)])
+            self._db.execute(
+                "UPDATE sample SET split = ? WHERE key = ? AND split IN (SELECT value FROM json_each(?))",
+                (sample.split, sample.key, laxer),
+            )
             self.leave_out(
                 LeftOut(
                     source=sample.source,
@@ -244,10 +258,10 @@ class Ledger:
             f"DELETE FROM sample WHERE key IN (SELECT key FROM {failed} WHERE made.outcome != '')"
         )
 
-    def likenesses(self) -> Iterator[tuple[str, str, str, str]]:
-        """Key, patient, pixel hash and look of every sample, in the order of their keys."""
+    def likenesses(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Key, patient, split, pixel hash and look of every sample, in the order of their keys."""
         yield from self._db.execute(
-            """SELECT key, patient, facts ->> '$.pixel_hash', facts ->> '$.perceptual_hash'
+            """SELECT key, patient, split, facts ->> '$.pixel_hash', facts ->> '$.perceptual_hash'
             FROM sample JOIN made USING (digest, mask_sha256, view) ORDER BY key"""
         )
 

@@ -47,7 +47,7 @@ class Planned:
     path: str
     transfer_syntax: str
     split: str = ""
-    """"" until the duplicates are known."""
+    """Until the duplicates are known, what the tables ask for, as in `published.STRICTNESS`."""
     duplicate_group: str = ""
     patient: str
     study: str

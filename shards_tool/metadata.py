@@ -1,4 +1,4 @@
-"""Tables beside the films: patient, view, age, sex, labels and reports, one row per file."""
+"""Tables beside the films: patient, view, age, sex, labels, reports and split, one row per file."""
 
 import csv
 import gzip
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shards_tool.published import LISTS
 from shards_tool.remote import was_url
 from shards_tool.sidecars import Row, annotation_rows, own_rows, report_rows
 from shards_tool.views import view_of
@@ -57,6 +58,8 @@ class MetaRow:
     reports: dict[str, str] = field(default_factory=dict)
     scrubbed: int = 0
     """As in `SampleRecord.scrubbed`."""
+    split: str = ""
+    """As the table spells it."""
 
     def merged(self, later: "MetaRow") -> "MetaRow":
         """Both tables' content; the later one wins where both speak."""
@@ -69,14 +72,15 @@ class MetaRow:
             labels=self.labels | later.labels,
             reports=self.reports | later.reports,
             scrubbed=self.scrubbed + later.scrubbed,
+            split=later.split or self.split,
         )
 
 
 def read_table(path: Path) -> Iterator[tuple[str, MetaRow]]:
     """Rows of a table, with the file (or the folder) that each is about.
 
-    CSV, TSV, JSON, JSONL (also .gz) of our own form or those of `shards_tool/sidecars.py`; Open-i's XML;
-    MIMIC-CXR's texts, in a folder or archive.
+    CSV, TSV, JSON, JSONL (also .gz) of our own form or those of `shards_tool/sidecars.py`; NIH's lists of
+    splits; Open-i's XML; MIMIC-CXR's texts, in a folder or archive.
 
     Raises:
         ValueError: no such file, unknown suffix, no known columns, or a value that is no label.
@@ -122,10 +126,14 @@ def _raw_rows(path: Path) -> Iterator[Row]:
                         yield _object(json.loads(line))
             elif name.endswith(".json"):
                 yield from annotation_rows(json.load(file))
+            elif name in LISTS:
+                yield from (
+                    {FILE_COLUMN: line.strip(), "split": LISTS[name]} for line in file if line.strip()
+                )
             else:
                 raise ValueError(
                     "wanted a .csv, .tsv, .json, .jsonl (or .gz of them), Open-i's .xml or .tgz, "
-                    "or a folder or archive of MIMIC-CXR's texts"
+                    f"a folder or archive of MIMIC-CXR's texts, or NIH's {' or '.join(LISTS)}"
                 )
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -163,6 +171,7 @@ def _meta_row(row: Row) -> MetaRow:
         age=clean_age(text("age")),
         labels=labels,
         reports={language: text(column) for column, language in REPORT_COLUMNS.items() if text(column)},
+        split=text("split"),
     )
 
 

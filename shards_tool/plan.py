@@ -21,6 +21,7 @@ from shards_tool.ledger_rows import LeftOut, Planned
 from shards_tool.metadata import MetaRow, read_table
 from shards_tool.privacy import OLDEST_AGE, pseudonym
 from shards_tool.progress import progress_bar
+from shards_tool.published import clean_split
 from shards_tool.scan import Scanned, Scanner
 from shards_tool.schema import KEY_LENGTH, SPLITS
 from shards_tool.scrub import scrub
@@ -63,14 +64,19 @@ def plan_samples(
     """List every film with its key, its patient, and what the tables say about it.
 
     Raises:
-        ValueError: a table cannot be read.
+        ValueError: a table cannot be read, or published splits are asked for and the tables have none.
     """
     ledger.clear_meta()
     ledger.clear_plan()
     for path in meta:
         _load_table(ledger, path, key, is_scrubbed=settings.reports == "scrub")
+    if settings.splits == "published" and not ledger.names_splits():
+        raise ValueError(
+            "--splits published: no table of --meta names a split; give one with a column split, or one of "
+            "those in docs/shards.md"
+        )
     for scanned in ledger.films():
-        planned = _planned(ledger, scanned, roots, key)
+        planned = _planned(ledger, scanned, roots, key, splits=settings.splits)
         if settings.reports == "scrub" and planned.reports:
             planned = _redacted(planned, key, scanned.identities)
         if settings.views == "frontal" and planned.view in NOT_FRONTAL:
@@ -130,7 +136,9 @@ def _redacted(planned: Planned, key: bytes, identities: frozenset[str]) -> Plann
     )
 
 
-def _planned(ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: bytes) -> Planned:
+def _planned(
+    ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: bytes, *, splits: str
+) -> Planned:
     absolute, path = roots[scanned.found.source].local(scanned.found.path), scanned.found.path
     row = ledger.meta_of(absolute, path)
     if row == MetaRow() and JOINT in path:  # the table may be older than the archive
@@ -140,6 +148,10 @@ def _planned(ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: byt
     # Without a patient, a film is its own patient; so it never shares one with another film by accident.
     patient = row.patient or scanned.patient or pseudonym(key, "patient of file", scanned.digest)
     age = scanned.age if row.age is None else row.age
+    try:
+        split = clean_split(row.split) if splits == "published" else ""
+    except ValueError as error:
+        raise ValueError(f"--splits published: {path}: {error}") from error
     return Planned(
         key=scanned.digest[:KEY_LENGTH],
         digest=scanned.digest,
@@ -147,6 +159,7 @@ def _planned(ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: byt
         source=scanned.found.source,
         path=scanned.found.path,
         transfer_syntax=scanned.transfer_syntax,
+        split=split,
         patient=patient,
         study=row.study or scanned.study or pseudonym(key, "study of file", scanned.digest),
         view=row.view or scanned.view,

@@ -28,6 +28,10 @@ class BuildSettings:
     """Shares of patients in train, val and test."""
     salt: str = ""
     """Another salt gives another division into splits."""
+    splits: Literal["drawn", "published"] = "drawn"
+    """drawn divides the patients by the fractions; published takes the splits that the tables name, and draws
+    for films that they do not place. A film whose patient is also in a stricter split (test before val before
+    train) is left out."""
     contour: str = "network"
     """network finds the chest of each film; onnx:FILE does it with another segmenter (its signature is in
     `docs/shards.md`); masks:DIR takes a PNG per film, and the rectangle for films without one; rect; none."""
@@ -52,6 +56,8 @@ class BuildSettings:
             raise ValueError(f"--side {self.side}: wanted a multiple of {CONTOUR_SCALE} from 64 to 8192")
         if self.format not in ("jpeg", "png16"):
             raise ValueError(f"--format {self.format}: wanted jpeg or png16")
+        if self.splits not in ("drawn", "published"):
+            raise ValueError(f"--splits {self.splits}: wanted drawn or published")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality {self.quality}: wanted 1 to 100")
         if self.shard_size < 1:

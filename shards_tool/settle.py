@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from shards_tool.ledger import Ledger
 from shards_tool.likeness import LOOK_BYTES, Looks, components, near_matches, near_pairs
 from shards_tool.privacy import split_of
-from shards_tool.schema import KEY_LENGTH, SAMPLES
+from shards_tool.published import STRICTNESS, TRAIN_VAL, may_join, without_test
+from shards_tool.schema import KEY_LENGTH, SAMPLES, SPLITS
 from shards_tool.settings import BuildSettings
 
 log = logging.getLogger(__name__)
 
 HASH_BYTES = 32
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class _Films:
 
     keys: npt.NDArray[np.bytes_]
     patients: npt.NDArray[np.bytes_]
+    asked: Ints
+    """The split that the tables ask for, as its place in `STRICTNESS`."""
     pixels: npt.NDArray[np.void]
     looks: Looks
 
@@ -53,7 +57,8 @@ def settle(ledger: Ledger, settings: BuildSettings, key: bytes, known: Known | N
     """Give each sample its split and duplicate group, and leave out those that are in already.
 
     Patients who share a picture, be it of a film that is dropped, are kept in one split: they may be
-    one person under two numbers.
+    one person under two numbers. Where the tables ask for several splits for them, the strictest holds,
+    and films that were to be in a laxer one leave.
     """
     ledger.drop_failures()
     if known is not None:
@@ -66,26 +71,57 @@ def settle(ledger: Ledger, settings: BuildSettings, key: bytes, known: Known | N
     for i in np.flatnonzero(kept_for != np.arange(count)).tolist():
         how = "same pixels as" if same[i] == same[kept_for[i]] else "nearly the same picture as"
         ledger.drop_sample(films.key(i), "duplicate", f"{how} {films.key(kept_for[i])}")
-    kept = np.flatnonzero(kept_for == np.arange(count))
-    of_group = np.bincount(near[kept], minlength=count)
     patients, patient_of = np.unique(films.patients, return_inverse=True)
     joined = components(len(patients), [np.stack([patient_of[near], patient_of], axis=1)])
-    splits = [
-        split_of(key, settings.salt, patient.decode(), settings.fractions) if joined[i] == i else ""
-        for i, patient in enumerate(patients)
-    ]
+    unit = joined[patient_of]
+    """Of each film, the first of the patients with whom it has to be in one split."""
+    strictest = _most(films.asked, unit, len(patients))
+    kept = np.flatnonzero(kept_for == np.arange(count))
+    kept = _without_laxer(ledger, films, kept, _most(films.asked, kept_for, count), strictest[unit])
+    of_group = np.bincount(near[kept], minlength=count)
+    lowest = np.full(count, count)
+    np.minimum.at(lowest, near[kept], kept)
+
+    def split(patient: int) -> str:
+        if (asked := STRICTNESS[strictest[patient]]) in SPLITS:
+            return asked
+        fractions = without_test(settings.fractions) if asked == TRAIN_VAL else settings.fractions
+        return split_of(key, settings.salt, bytes(patients[patient]).decode(), fractions)
+
+    splits = {patient: split(patient) for patient in np.unique(unit).tolist()}
 
     def places() -> Iterator[tuple[str, str, str]]:
         for i in kept.tolist():
-            group = films.key(near[i]) if of_group[near[i]] > 1 else ""
-            yield splits[joined[patient_of[i]]], group, films.key(i)
+            group = films.key(int(lowest[near[i]])) if of_group[near[i]] > 1 else ""
+            yield splits[int(unit[i])], group, films.key(i)
 
     ledger.place_samples(places())
     ledger.commit()
-    dropped = count - len(kept)
+    dropped = int(np.count_nonzero(kept_for != np.arange(count)))
     linked = int((of_group[near[kept]] > 1).sum())
     if dropped or linked:
         log.info("duplicates: %d films left out, %d kept in groups of one split each", dropped, linked)
+
+
+def _most(asked: Ints, group: Ints, count: int) -> Ints:
+    """The strictest wish in each of `count` groups."""
+    most = np.zeros(count, np.int64)
+    np.maximum.at(most, group, asked)
+    return most
+
+
+def _without_laxer(ledger: Ledger, films: _Films, kept: Ints, asked: Ints, strictest: Ints) -> Ints:
+    """Leave out the films whose patient has to be in a stricter split than the tables ask for."""
+    apart = [i for i in kept.tolist() if not may_join(STRICTNESS[asked[i]], STRICTNESS[strictest[i]])]
+    for i in apart:
+        wish, other = STRICTNESS[asked[i]], STRICTNESS[strictest[i]]
+        reason = (
+            f"in {wish} by the tables, but its patient, or one who shares a picture with them, is in {other}"
+        )
+        ledger.drop_sample(films.key(i), "excluded", reason)
+    if apart:
+        log.warning("%d films left out: the tables put their patients into two splits", len(apart))
+    return np.setdiff1d(kept, apart)
 
 
 def read_known(paths: Iterable[Path]) -> Known:
@@ -151,26 +187,27 @@ def _read_films(ledger: Ledger) -> _Films:
     count = ledger.count_samples()
     keys = np.empty(count, f"S{KEY_LENGTH}")
     patients = np.empty(count, f"S{KEY_LENGTH}")
+    asked = np.empty(count, np.int64)
     pixels = np.empty((count, HASH_BYTES), np.uint8)
     looks = np.empty((count, LOOK_BYTES), np.uint8)
-    for i, (key, patient, pixel_hash, look) in enumerate(ledger.likenesses()):
-        keys[i], patients[i] = key.encode(), patient.encode()
+    for i, (key, patient, split, pixel_hash, look) in enumerate(ledger.likenesses()):
+        keys[i], patients[i], asked[i] = key.encode(), patient.encode(), STRICTNESS.index(split)
         pixels[i] = np.frombuffer(bytes.fromhex(pixel_hash), np.uint8)
         looks[i] = np.frombuffer(bytes.fromhex(look), np.uint8)
-    return _Films(keys=keys, patients=patients, pixels=pixels.view(f"V{HASH_BYTES}").ravel(), looks=looks)
+    return _Films(
+        keys=keys, patients=patients, asked=asked, pixels=pixels.view(f"V{HASH_BYTES}").ravel(), looks=looks
+    )
 
 
-def _equal_pairs(values: npt.NDArray[np.void]) -> Iterator[npt.NDArray[np.int64]]:
+def _equal_pairs(values: npt.NDArray[np.void]) -> Iterator[Ints]:
     _, first, inverse = np.unique(values.view(f"S{HASH_BYTES}"), return_index=True, return_inverse=True)
     yield np.stack([first[inverse], np.arange(len(values))], axis=1)
 
 
-def _as_pairs(component: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _as_pairs(component: Ints) -> Ints:
     return np.stack([component, np.arange(len(component))], axis=1)
 
 
-def _both(
-    first: npt.NDArray[np.int64], rest: Iterator[npt.NDArray[np.int64]]
-) -> Iterator[npt.NDArray[np.int64]]:
+def _both(first: Ints, rest: Iterator[Ints]) -> Iterator[Ints]:
     yield first
     yield from rest

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
+from shards_tool.schema import SPLITS
 from shards_tool.study_texts import findings_and_impression, is_study_text, patient_and_study
 
 Row = Mapping[str, object]
@@ -29,19 +30,18 @@ _NIH_LABELS = (
 _RSNA_CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _MAX_REPORT_BYTES = 2**20
-_SPLITS = ("train", "val", "test")
 
 
 def own_rows(row: Row) -> list[OwnRow]:
     """Rows of our own form for a row of a table; [] for one that says nothing about any film.
 
     - ours: it has `file`
-    - CheXpert: `Path`, `Frontal/Lateral`, `AP/PA`, `Sex`, `Age`, its 14 labels
-    - MIMIC-CXR-JPG: films by `dicom_id`, `subject_id`, `study_id`, `ViewPosition`; studies by `subject_id`,
-      `study_id` and the 14 labels, or by `study` with `findings` and `impression`
+    - CheXpert: `Path`, `Frontal/Lateral`, `AP/PA`, `Sex`, `Age`, its 14 labels; the path names the split
+    - MIMIC-CXR-JPG: films by `dicom_id`, `subject_id`, `study_id`, with `ViewPosition` or `split`; studies by
+      `subject_id`, `study_id` and the 14 labels, or by `study` with `findings` and `impression`
     - RSNA Pneumonia: `patientId` with `class` or `Target`
     - NIH ChestX-ray14: `Image Index`, `Finding Labels`, `Patient ID`, ...
-    - R2Gen's annotation.json, and lists like it: `image_path` (one or more) and `report`
+    - R2Gen's annotation.json, and lists like it: `image_path` (one or more), `report`, `split`
     """
     if "file" in row:
         return [dict(row)]
@@ -68,14 +68,19 @@ def annotation_rows(content: object) -> list[Row]:
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(content, dict) and content and set(content) <= set(_SPLITS):
-        content = [row for split in _SPLITS for row in content.get(split, [])]
-    if not isinstance(content, list):
+    if isinstance(content, dict) and content and set(content) <= set(SPLITS):
+        lists = content
+    elif isinstance(content, list):
+        lists = {"": content}
+    else:
         raise ValueError("wanted a list of objects, or an object of train, val and test")
-    for row in content:
-        if not isinstance(row, dict):
-            raise ValueError(f"wanted an object per row, got {type(row).__name__}")
-    return content
+    rows: list[Row] = []
+    for split, listed in lists.items():
+        for row in listed:
+            if not isinstance(row, dict):
+                raise ValueError(f"wanted an object per row, got {type(row).__name__}")
+            rows.append({"split": split} | row if split else row)
+    return rows
 
 
 def _text(row: Row, name: str) -> str:
@@ -120,6 +125,7 @@ def _chexpert(row: Row) -> OwnRow:
         "view": view,
         "sex": _text(row, "Sex"),
         "age": _text(row, "Age"),
+        "split": parts[0] if parts and parts[0] in ("train", "valid", "test") else "",
         **_labels(row, _CHEXPERT_LABELS),
     }
 
@@ -157,6 +163,7 @@ def _mimic_films(row: Row) -> list[OwnRow]:
         "patient": _text(row, "subject_id"),
         "study": _text(row, "study_id"),
         "view": _text(row, "ViewPosition"),
+        "split": _text(row, "split"),
     }
     # The JPEG and the DICOM edition share their tables.
     return [{"file": f"{_text(row, 'dicom_id')}{suffix}", **known} for suffix in (".jpg", ".dcm")]
@@ -177,7 +184,8 @@ def _with_images(row: Row) -> list[OwnRow]:
     study = _text(row, "study_id") or _text(row, "id")
     # Without a patient, the films of one study are of one: they must not fall into different splits.
     patient = _text(row, "subject_id") or _text(row, "patient") or study
-    known = {"patient": patient, "study": study, **_report(_text(row, "report"))}
+    about = {"patient": patient, "study": study, "split": _text(row, "split")}
+    known = {**about, **_report(_text(row, "report"))}
     return [{"file": str(file), **known} for file in files]
 
 

@@ -76,6 +76,7 @@ def split_again(
     recorded: dict[str, object] = source["settings"] | {
         "fractions": list(fractions),
         "salt": salt,
+        "splits": "drawn",
         "split_from": file_sha256(root / MANIFEST),
     }
     with stopping_cleanly():

@@ -46,8 +46,9 @@ def test_chexpert(tmp_path: Path):
         sex="F",
         age=68,
         labels={"Edema": 1, "Pneumonia": -1, "Fracture": 0},
+        split="train",
     )
-    assert beside.view == "LATERAL"
+    assert (beside.view, beside.split) == ("LATERAL", "valid")
 
 
 def test_nih(tmp_path: Path):
@@ -192,9 +193,10 @@ def test_r2gen_annotations_keep_the_films_of_a_study_together(tmp_path: Path):
     path = tmp_path / "annotation.json"
     path.write_text(json.dumps({"train": [both], "val": [], "test": [mimic]}), encoding="utf-8")
     rows = list(read_table(path))
-    known = MetaRow(patient="CXR1", study="CXR1", reports={"en": "Clear lungs ."})
+    known = MetaRow(patient="CXR1", study="CXR1", reports={"en": "Clear lungs ."}, split="train")
     assert rows[:2] == [("CXR1/0.png", known), ("CXR1/1.png", known)]
-    assert rows[2] == ("p7/s5/x.jpg", MetaRow(patient="7", study="5", reports={"zh": "双肺清晰。"}))
+    report = {"zh": "双肺清晰。"}
+    assert rows[2] == ("p7/s5/x.jpg", MetaRow(patient="7", study="5", reports=report, split="test"))
 
 
 REPORT = """<?xml version="1.0" encoding="utf-8"?>{}
