@@ -185,9 +185,14 @@ def _build(request: _Request, *, merge: bool) -> BuildSummary:
     with open_ledger(out, out / BUILD_FOLDER, request.recorded) as ledger:
         _take_parts(ledger, request, wanted=merge)
         scan_inputs(ledger, request.found(), request.scanner(), request.workers)
-        plan_samples(ledger, request.meta, request.roots, request.key, request.settings)
+        placed = plan_samples(ledger, request.meta, request.roots, request.key, request.settings)
         if ledger.count_samples() == 0:
             raise ValueError(f"no films found: {what_was_found(ledger)}")
+        if settings.splits == "published" and not placed:
+            raise ValueError(
+                "--splits published: the tables of --meta put none of the films into a split; docs/shards.md "
+                "says which tables do, and how a table names its films"
+            )
         asked = input_sha256(ledger, request.recorded)
         if (manifest := finished_manifest(out)) is not None:
             return _already_complete(out, manifest, asked)
@@ -268,9 +273,11 @@ def _say_what_is_odd(summary: BuildSummary, settings: BuildSettings) -> None:
             unsure,
             summary.samples,
         )
+    is_drawn = settings.splits == "drawn"
+    why = "there are few patients; another --salt divides them anew" if is_drawn else "the tables name none"
     for split, fraction in zip(SPLITS, settings.fractions, strict=True):
-        if fraction > 0 and summary.splits[split] == 0:
-            log.warning("no film is in %s: there are few patients; another --salt divides them anew", split)
+        if (fraction > 0 or not is_drawn) and summary.splits[split] == 0:
+            log.warning("no film is in %s: %s", split, why)
 
 
 def _already_complete(out: Path, manifest: dict, asked: str) -> BuildSummary:

@@ -66,7 +66,7 @@ class Build:
     settings: tyro.conf.OmitArgPrefixes[BuildSettings] = field(default_factory=BuildSettings)
     meta: tuple[Path, ...] = ()
     """CSV, TSV, JSON or JSONL tables with a column file, and any of patient, study, view, sex, age, labels,
-    label:NAME, report_en, report_zh; or what public data sets bring: docs/shards.md lists them."""
+    label:NAME, report_en, report_zh, split; or what public data sets bring: docs/shards.md lists them."""
     key_file: Path | None = None
     """Secret for the pseudonyms; by default OUT.key beside the output folder, made if absent."""
     exclude_from: tuple[Path, ...] = ()
@@ -104,7 +104,7 @@ class Merge:
     """Folder of the data set."""
     settings: tyro.conf.OmitArgPrefixes[BuildSettings] = field(default_factory=BuildSettings)
     meta: tuple[Path, ...] = ()
-    """Tables of labels and reports."""
+    """Tables of labels, reports and splits."""
     key_file: Path | None = None
     """Secret for the pseudonyms."""
     exclude_from: tuple[Path, ...] = ()

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from shards_tool.ledger_meta import MetaTables, name_of
 from shards_tool.ledger_rows import (
     NOT_READ,
     TABLES,
@@ -25,7 +26,6 @@ from shards_tool.ledger_rows import (
     planned_of,
     shard_file_of,
 )
-from shards_tool.metadata import MetaRow
 from shards_tool.published import STRICTNESS
 from shards_tool.scan import Scanned
 from shards_tool.sources import Found
@@ -37,6 +37,7 @@ class Ledger:
         self._db = sqlite3.connect(f"{path.resolve().as_uri()}?nolock=1", uri=True)
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
         self._db.executescript(TABLES)
+        self.meta = MetaTables(self._db)
 
     def close(self) -> None:
         self._db.close()
@@ -90,7 +91,7 @@ class Ledger:
     def add_inputs(self, batch: Iterable[Scanned]) -> None:
         rows = [
             (
-                *(scanned.found.source, os.fsencode(scanned.found.path), _name(scanned.found.path)),
+                *(scanned.found.source, os.fsencode(scanned.found.path), name_of(scanned.found.path)),
                 *(scanned.found.size, scanned.found.mtime_ns, 1, scanned.state, scanned.reason),
                 *(
                     scanned.transfer_syntax,
@@ -137,66 +138,33 @@ class Ledger:
                 identities=frozenset(identities.split()),
             )
 
-    # Tables of labels and reports
-
-    def clear_meta(self) -> None:
-        self._db.execute("DELETE FROM meta")
-
-    def add_meta(self, absolute: Path, file: str, row: MetaRow) -> None:
-        known = self._db.execute(
-            "SELECT row FROM meta WHERE absolute = ?", (_storable(str(absolute)),)
-        ).fetchone()
-        if known is not None:
-            row = MetaRow(**json.loads(known[0])).merged(row)
-        self._db.execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?, ?, 0)",
-            (_storable(str(absolute)), file, _name(file), json.dumps(dataclasses.asdict(row))),
-        )
-
-    def meta_of(self, absolute: Path, relative: str) -> MetaRow:
-        """What the tables say about a file: found by its place beside the table, its path, or its name."""
-        name = _name(relative)
-        for where, value in (("absolute", _storable(str(absolute))), ("file", _storable(relative))):
-            rows = self._db.execute(f"SELECT absolute, row FROM meta WHERE {where} = ?", (value,)).fetchall()
-            if rows:
-                return self._merge(rows)
-        rows = self._db.execute("SELECT absolute, row FROM meta WHERE name = ? LIMIT 2", (name,)).fetchall()
-        if len(rows) == 1:
-            # A name may stand for several files; then it says nothing about any one of them.
-            namesakes = self._db.execute("SELECT 1 FROM input WHERE name = ? LIMIT 2", (name,)).fetchall()
-            if len(namesakes) == 1:
-                return self._merge(rows)
-        return MetaRow()
-
-    def _merge(self, rows: list[tuple[str, str]]) -> MetaRow:
-        merged = MetaRow()
-        for absolute, row in rows:
-            self._db.execute("UPDATE meta SET used = 1 WHERE absolute = ?", (absolute,))
-            merged = merged.merged(MetaRow(**json.loads(row)))
-        return merged
-
-    def count_meta(self) -> tuple[int, int]:
-        """Rows of the tables, and those of them whose file was not found."""
-        return self._db.execute("SELECT COUNT(*), COALESCE(SUM(used = 0), 0) FROM meta").fetchone()
-
-    def names_splits(self) -> bool:
-        """Whether any row of the tables does."""
-        return (
-            self._db.execute("SELECT 1 FROM meta WHERE row ->> '$.split' != '' LIMIT 1").fetchone()
-            is not None
-        )
-
     # The plan
 
     def clear_plan(self) -> None:
         self._db.execute("DELETE FROM sample")
         self._db.execute("DELETE FROM unplanned")
+        self._db.execute("DELETE FROM twin")
 
     def add_sample(self, sample: Planned) -> None:
-        """Plan a sample, or note it as a duplicate where its bytes are already planned; the stricter of the
-        splits that are asked for such a film holds."""
-        cursor = self._db.execute(
-            f"INSERT OR IGNORE INTO sample VALUES ({', '.join('?' * 16)})",
+        """Plan a sample. Of files of the same bytes one is planned, the first in the strictest split; the
+        others are duplicates, and their patients are kept in mind."""
+        row = self._db.execute("SELECT * FROM sample WHERE key = ?", (sample.key,)).fetchone()
+        if row is not None:
+            known = planned_of(row)
+            if STRICTNESS.index(sample.split) <= STRICTNESS.index(known.split):
+                sample, known = known, sample
+            self.leave_out(
+                LeftOut(
+                    source=known.source,
+                    path=known.path,
+                    outcome="duplicate",
+                    reason=_copy_of(sample.key),
+                    transfer_syntax=known.transfer_syntax,
+                )
+            )
+            self._db.execute("INSERT OR IGNORE INTO twin VALUES (?, ?)", (known.key, known.patient))
+        self._db.execute(
+            f"INSERT OR REPLACE INTO sample VALUES ({', '.join('?' * 16)})",
             (
                 *(sample.key, sample.digest, sample.mask_sha256, sample.source, os.fsencode(sample.path)),
                 *(sample.transfer_syntax, sample.split, sample.duplicate_group),
@@ -204,21 +172,13 @@ class Ledger:
                 *(_json(sample.labels), _json(sample.reports), sample.scrubbed),
             ),
         )
-        if cursor.rowcount == 0:
-            laxer = json.dumps(STRICTNESS[: STRICTNESS.index(sample.split)])
-            self._db.execute(
-                "UPDATE sample SET split = ? WHERE key = ? AND split IN (SELECT value FROM json_each(?))",
-                (sample.split, sample.key, laxer),
-            )
-            self.leave_out(
-                LeftOut(
-                    source=sample.source,
-                    path=sample.path,
-                    outcome="duplicate",
-                    reason=f"duplicate of {sample.key}",
-                    transfer_syntax=sample.transfer_syntax,
-                )
-            )
+
+    def twins(self) -> list[tuple[str, str]]:
+        """Sample and another patient who has a file of the same bytes, in that order."""
+        query = """
+            SELECT key, twin.patient FROM twin JOIN sample USING (key) WHERE twin.patient != sample.patient
+            ORDER BY key, twin.patient"""
+        return self._db.execute(query).fetchall()
 
     def leave_out(self, left_out: LeftOut) -> None:
         """Note a film that the plan does without."""
@@ -234,12 +194,17 @@ class Ledger:
             yield planned_of(row)
 
     def drop_sample(self, key: str, outcome: str, reason: str) -> None:
-        """Leave a sample out after all."""
+        """Leave a sample out after all; where it is excluded, the files of the same bytes are so, too."""
         self._db.execute(
             """INSERT INTO unplanned SELECT source, path, ?, ?, transfer_syntax FROM sample WHERE key = ?""",
             (outcome, reason, key),
         )
         self._db.execute("DELETE FROM sample WHERE key = ?", (key,))
+        if outcome == "excluded":
+            self._db.execute(
+                "UPDATE unplanned SET outcome = ?, reason = ? WHERE outcome = 'duplicate' AND reason = ?",
+                (outcome, reason, _copy_of(key)),
+            )
 
     def drop_failures(self) -> None:
         """Leave out the samples that could not be made, and with them the files of the same bytes."""
@@ -395,13 +360,8 @@ class Ledger:
             )
 
 
-def _name(path: str) -> str:
-    return _storable(path.replace("\\", "/").rsplit("/", 1)[-1])
-
-
-def _storable(path: str) -> str:
-    """SQLite's text is UTF-8, a file's name on Linux need not be."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def _copy_of(key: str) -> str:
+    return f"duplicate of {key}"  # `drop_failures` takes the key out again
 
 
 def _json(value: object) -> str:

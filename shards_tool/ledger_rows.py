@@ -12,9 +12,10 @@ CREATE TABLE IF NOT EXISTS input (
     patient TEXT, study TEXT, view TEXT, sex TEXT, age INT, identities TEXT,
     PRIMARY KEY (source, path)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS input_name ON input (name);
-CREATE TABLE IF NOT EXISTS meta (absolute TEXT PRIMARY KEY, file TEXT, name TEXT, row TEXT, used INT);
+CREATE TABLE IF NOT EXISTS meta (
+    "table" INT, absolute TEXT, file TEXT, name TEXT, row TEXT, used INT, PRIMARY KEY (absolute, "table"));
 CREATE INDEX IF NOT EXISTS meta_file ON meta (file);
-CREATE INDEX IF NOT EXISTS meta_name ON meta (name);
+CREATE INDEX IF NOT EXISTS meta_name ON meta (name, "table");
 CREATE TABLE IF NOT EXISTS sample (
     key TEXT PRIMARY KEY, digest TEXT, mask_sha256 TEXT, source INT, path BLOB, transfer_syntax TEXT,
     split TEXT, duplicate_group TEXT,
@@ -23,6 +24,8 @@ CREATE TABLE IF NOT EXISTS sample (
 CREATE INDEX IF NOT EXISTS sample_order ON sample (split, key);
 CREATE TABLE IF NOT EXISTS unplanned (
     source INT, path BLOB, outcome TEXT, reason TEXT, transfer_syntax TEXT);
+CREATE INDEX IF NOT EXISTS unplanned_reason ON unplanned (reason);
+CREATE TABLE IF NOT EXISTS twin (key TEXT, patient TEXT, PRIMARY KEY (key, patient)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS made (
     digest TEXT, mask_sha256 TEXT, view TEXT, pack TEXT,
     image_offset INT, image_size INT, image_crc32 INT,

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards_tool.published import LISTS
+from shards_tool.published import LISTS, STRICTNESS
 from shards_tool.remote import was_url
-from shards_tool.sidecars import Row, annotation_rows, own_rows, report_rows
+from shards_tool.sidecars import Row, annotation_rows, listed_rows, own_rows, report_rows
 from shards_tool.views import view_of
 
 FILE_COLUMN = "file"
@@ -59,10 +59,10 @@ class MetaRow:
     scrubbed: int = 0
     """As in `SampleRecord.scrubbed`."""
     split: str = ""
-    """As the table spells it."""
+    """As the table spells it, until `published.clean_split` has read it."""
 
     def merged(self, later: "MetaRow") -> "MetaRow":
-        """Both tables' content; the later one wins where both speak."""
+        """Both tables' content; where both speak, the later one wins, and of splits the stricter."""
         return MetaRow(
             patient=later.patient or self.patient,
             study=later.study or self.study,
@@ -72,7 +72,7 @@ class MetaRow:
             labels=self.labels | later.labels,
             reports=self.reports | later.reports,
             scrubbed=self.scrubbed + later.scrubbed,
-            split=later.split or self.split,
+            split=max(self.split, later.split, key=STRICTNESS.index),
         )
 
 
@@ -127,9 +127,7 @@ def _raw_rows(path: Path) -> Iterator[Row]:
             elif name.endswith(".json"):
                 yield from annotation_rows(json.load(file))
             elif name in LISTS:
-                yield from (
-                    {FILE_COLUMN: line.strip(), "split": LISTS[name]} for line in file if line.strip()
-                )
+                yield from listed_rows(file, LISTS[name])
             else:
                 raise ValueError(
                     "wanted a .csv, .tsv, .json, .jsonl (or .gz of them), Open-i's .xml or .tgz, "

@@ -60,23 +60,25 @@ def share_of(found: Found, count: int) -> int:
 
 def plan_samples(
     ledger: Ledger, meta: Sequence[Path], roots: tuple[Root, ...], key: bytes, settings: BuildSettings
-) -> None:
+) -> int:
     """List every film with its key, its patient, and what the tables say about it.
 
+    Returns:
+        The number of films that the tables put into a split, where that is asked for.
+
     Raises:
-        ValueError: a table cannot be read, or published splits are asked for and the tables have none.
+        ValueError: a table cannot be read.
     """
-    ledger.clear_meta()
+    ledger.meta.clear()
     ledger.clear_plan()
-    for path in meta:
-        _load_table(ledger, path, key, is_scrubbed=settings.reports == "scrub")
-    if settings.splits == "published" and not ledger.names_splits():
-        raise ValueError(
-            "--splits published: no table of --meta names a split; give one with a column split, or one of "
-            "those in docs/shards.md"
-        )
+    for number, path in enumerate(meta):
+        _load_table(ledger, number, path, key, settings)
+    placed = 0
     for scanned in ledger.films():
-        planned = _planned(ledger, scanned, roots, key, splits=settings.splits)
+        planned = _planned(ledger, scanned, roots, key)
+        if settings.splits == "published":
+            placed += planned.split != ""
+            planned = dataclasses.replace(planned, split=planned.split or "train")
         if settings.reports == "scrub" and planned.reports:
             planned = _redacted(planned, key, scanned.identities)
         if settings.views == "frontal" and planned.view in NOT_FRONTAL:
@@ -91,9 +93,13 @@ def plan_samples(
         else:
             ledger.add_sample(planned)
     ledger.commit()
-    rows, unused = ledger.count_meta()
+    rows, unused = ledger.meta.count()
     if unused:
         log.warning("%d of %d rows of the tables name no film among the sources", unused, rows)
+    if settings.splits == "published":
+        films = ledger.count_inputs().get("film", 0)
+        log.info("the tables put %d of %d films into a split; the others are for training", placed, films)
+    return placed
 
 
 def what_was_found(ledger: Ledger) -> str:
@@ -104,17 +110,22 @@ def what_was_found(ledger: Ledger) -> str:
     return counts + "".join(f"; {count} x {reason}" for reason, count in reasons)
 
 
-def _load_table(ledger: Ledger, path: Path, key: bytes, *, is_scrubbed: bool) -> None:
+def _load_table(ledger: Ledger, number: int, path: Path, key: bytes, settings: BuildSettings) -> None:
     """Put a table into the ledger, with pseudonyms for its patients and studies, and scrubbed reports."""
     for file, row in read_table(path):
-        if is_scrubbed and row.reports:
+        if settings.reports == "scrub" and row.reports:
             row = _scrubbed(row)
+        try:
+            split = clean_split(row.split) if settings.splits == "published" else ""
+        except ValueError as error:
+            raise ValueError(f"--splits published: {path}: {file}: {error}") from error
         hidden = dataclasses.replace(
             row,
             patient=pseudonym(key, "patient", row.patient) if row.patient else "",
             study=pseudonym(key, "study", row.study) if row.study else "",
+            split=split,
         )
-        ledger.add_meta(Path(os.path.normpath(path.resolve().parent / file)), file, hidden)
+        ledger.meta.add(number, Path(os.path.normpath(path.resolve().parent / file)), file, hidden)
 
 
 def _scrubbed(row: MetaRow) -> MetaRow:
@@ -136,22 +147,16 @@ def _redacted(planned: Planned, key: bytes, identities: frozenset[str]) -> Plann
     )
 
 
-def _planned(
-    ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: bytes, *, splits: str
-) -> Planned:
+def _planned(ledger: Ledger, scanned: Scanned, roots: tuple[Root, ...], key: bytes) -> Planned:
     absolute, path = roots[scanned.found.source].local(scanned.found.path), scanned.found.path
-    row = ledger.meta_of(absolute, path)
+    row = ledger.meta.about(absolute, path)
     if row == MetaRow() and JOINT in path:  # the table may be older than the archive
-        row = ledger.meta_of(absolute, path.rpartition(JOINT)[2])
+        row = ledger.meta.about(absolute, path.rpartition(JOINT)[2])
     # A row may name the film's folder, where a table describes studies; what it says of the film wins.
-    row = ledger.meta_of(absolute.parent, f"{absolute.parent.name}/").merged(row)
+    row = ledger.meta.about(absolute.parent, f"{absolute.parent.name}/").merged(row)
     # Without a patient, a film is its own patient; so it never shares one with another film by accident.
     patient = row.patient or scanned.patient or pseudonym(key, "patient of file", scanned.digest)
     age = scanned.age if row.age is None else row.age
-    try:
-        split = clean_split(row.split) if splits == "published" else ""
-    except ValueError as error:
-        raise ValueError(f"--splits published: {path}: {error}") from error
     return Planned(
         key=scanned.digest[:KEY_LENGTH],
         digest=scanned.digest,
@@ -159,7 +164,7 @@ def _planned(
         source=scanned.found.source,
         path=scanned.found.path,
         transfer_syntax=scanned.transfer_syntax,
-        split=split,
+        split=row.split,
         patient=patient,
         study=row.study or scanned.study or pseudonym(key, "study of file", scanned.digest),
         view=row.view or scanned.view,
@@ -176,6 +181,8 @@ def input_sha256(ledger: Ledger, recorded: dict[str, object]) -> str:
     whole = hashlib.sha256(json.dumps([recorded, ledger.count_inputs()], sort_keys=True).encode())
     for sample in ledger.samples():
         whole.update(_without_place(sample).encode())
+    for twin in ledger.twins():
+        whole.update(json.dumps(twin).encode())
     return whole.hexdigest()
 
 

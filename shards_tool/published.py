@@ -7,7 +7,7 @@ TRAIN_VAL = "train_val"
 STRICTNESS = ("", TRAIN_VAL, *SPLITS)
 """What a table may ask for, from no wish to the split that has to be kept apart most of all."""
 LISTS = {"train_val_list.txt": TRAIN_VAL, "test_list.txt": "test"}
-"""Files of NIH ChestX-ray14: a film's name in each line."""
+"""Files of NIH ChestX-ray14: a film's name, 00000013_005.png for patient 13, in each line."""
 
 _NAMES = {
     **{"train": "train", "training": "train"},
@@ -39,4 +39,4 @@ def without_test(fractions: tuple[float, float, float]) -> tuple[float, float, f
 
 def may_join(asked: str, strictest: str) -> bool:
     """Whether a film may go where the strictest wish among its patient's films has put that patient."""
-    return asked in ("", strictest) or (asked == TRAIN_VAL and strictest != SPLITS[-1])
+    return asked == strictest or (asked == TRAIN_VAL and strictest != "test")

@@ -29,7 +29,7 @@ class BuildSettings:
     salt: str = ""
     """Another salt gives another division into splits."""
     splits: Literal["drawn", "published"] = "drawn"
-    """drawn divides the patients by the fractions; published takes the splits that the tables name, and draws
+    """drawn divides the patients by the fractions; published takes the splits that the tables name, and train
     for films that they do not place. A film whose patient is also in a stricter split (test before val before
     train) is left out."""
     contour: str = "network"
@@ -72,7 +72,10 @@ class BuildSettings:
         """For the manifest: without the mask folder's or the model's place. Which masks and which model they
         were is recorded by their hashes, with each film and with the build."""
         method = self.contour.partition(":")[0]
-        return dataclasses.asdict(self) | {"fractions": list(self.fractions), "contour": method}
+        recorded = dataclasses.asdict(self) | {"fractions": list(self.fractions), "contour": method}
+        if self.splits == "drawn":  # so that data sets from before there was a choice are recognised
+            del recorded["splits"]
+        return recorded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,19 +65,27 @@ def settle(ledger: Ledger, settings: BuildSettings, key: bytes, known: Known | N
         _exclude(ledger, known)
     films = _read_films(ledger)
     count = len(films.keys)
+    everyone = np.arange(count)
     same = components(count, _equal_pairs(films.pixels))
     near = components(count, _both(_as_pairs(same), near_pairs(films.looks)))
-    kept_for = {"keep": np.arange(count), "link": same, "drop": near}[settings.duplicates]
-    for i in np.flatnonzero(kept_for != np.arange(count)).tolist():
+    kept_for = {"keep": everyone, "link": _chosen(same, films.asked), "drop": _chosen(near, films.asked)}[
+        settings.duplicates
+    ]
+    patients, unit = _units(ledger, films, near)
+    strictest = _strictest(films.asked, unit, len(patients))
+    is_apart = ~_MAY_JOIN[films.asked[kept_for], strictest[unit]]
+    for i in np.flatnonzero(is_apart).tolist():
+        wish, other = STRICTNESS[films.asked[kept_for[i]]], STRICTNESS[strictest[unit[i]]]
+        reason = (
+            f"would be in {wish}, but its patient, or one who shares a picture with them, is in {other} "
+            "by the tables"
+        )
+        ledger.drop_sample(films.key(i), "excluded", reason)
+    is_copy = (kept_for != everyone) & ~is_apart
+    for i in np.flatnonzero(is_copy).tolist():
         how = "same pixels as" if same[i] == same[kept_for[i]] else "nearly the same picture as"
         ledger.drop_sample(films.key(i), "duplicate", f"{how} {films.key(kept_for[i])}")
-    patients, patient_of = np.unique(films.patients, return_inverse=True)
-    joined = components(len(patients), [np.stack([patient_of[near], patient_of], axis=1)])
-    unit = joined[patient_of]
-    """Of each film, the first of the patients with whom it has to be in one split."""
-    strictest = _most(films.asked, unit, len(patients))
-    kept = np.flatnonzero(kept_for == np.arange(count))
-    kept = _without_laxer(ledger, films, kept, _most(films.asked, kept_for, count), strictest[unit])
+    kept = np.flatnonzero((kept_for == everyone) & ~is_apart)
     of_group = np.bincount(near[kept], minlength=count)
     lowest = np.full(count, count)
     np.minimum.at(lowest, near[kept], kept)
@@ -97,31 +105,41 @@ def settle(ledger: Ledger, settings: BuildSettings, key: bytes, known: Known | N
 
     ledger.place_samples(places())
     ledger.commit()
-    dropped = int(np.count_nonzero(kept_for != np.arange(count)))
     linked = int((of_group[near[kept]] > 1).sum())
-    if dropped or linked:
-        log.info("duplicates: %d films left out, %d kept in groups of one split each", dropped, linked)
+    if is_copy.any() or linked:
+        log.info("duplicates: %d films left out, %d kept in groups of one split each", is_copy.sum(), linked)
+    if is_apart.any():
+        log.warning("%d films left out: their patients are in a stricter split by the tables", is_apart.sum())
 
 
-def _most(asked: Ints, group: Ints, count: int) -> Ints:
-    """The strictest wish in each of `count` groups."""
+_MAY_JOIN = np.array([[may_join(asked, other) for other in STRICTNESS] for asked in STRICTNESS])
+
+
+def _units(ledger: Ledger, films: _Films, near: Ints) -> tuple[npt.NDArray[np.bytes_], Ints]:
+    """All patients, and of each film the first of those with whom its patient has to be in one split."""
+    twins = [(key.encode(), patient.encode()) for key, patient in ledger.twins()]
+    film_of = np.searchsorted(films.keys, np.array([key for key, _ in twins], films.keys.dtype))
+    others = np.array([patient for _, patient in twins], films.patients.dtype)
+    patients, number = np.unique(np.concatenate([films.patients, others]), return_inverse=True)
+    of_film, of_twin = np.split(number, [len(films.keys)])
+    links = [np.stack([of_film[near], of_film], axis=1), np.stack([of_film[film_of], of_twin], axis=1)]
+    return patients, components(len(patients), links)[of_film]
+
+
+def _chosen(component: Ints, asked: Ints) -> Ints:
+    """For each film, which of its component stays: the first by key of those in the strictest split."""
+    order = np.lexsort((-asked, component))
+    roots, first = np.unique(component[order], return_index=True)
+    chosen = np.empty_like(component)
+    chosen[roots] = order[first]
+    return chosen[component]
+
+
+def _strictest(asked: Ints, unit: Ints, count: int) -> Ints:
+    """The strictest wish among the films of each of `count` units."""
     most = np.zeros(count, np.int64)
-    np.maximum.at(most, group, asked)
+    np.maximum.at(most, unit, asked)
     return most
-
-
-def _without_laxer(ledger: Ledger, films: _Films, kept: Ints, asked: Ints, strictest: Ints) -> Ints:
-    """Leave out the films whose patient has to be in a stricter split than the tables ask for."""
-    apart = [i for i in kept.tolist() if not may_join(STRICTNESS[asked[i]], STRICTNESS[strictest[i]])]
-    for i in apart:
-        wish, other = STRICTNESS[asked[i]], STRICTNESS[strictest[i]]
-        reason = (
-            f"in {wish} by the tables, but its patient, or one who shares a picture with them, is in {other}"
-        )
-        ledger.drop_sample(films.key(i), "excluded", reason)
-    if apart:
-        log.warning("%d films left out: the tables put their patients into two splits", len(apart))
-    return np.setdiff1d(kept, apart)
 
 
 def read_known(paths: Iterable[Path]) -> Known:

@@ -8,7 +8,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -32,21 +32,32 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 _MAX_REPORT_BYTES = 2**20
 
 
+_NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
+
+
 def own_rows(row: Row) -> list[OwnRow]:
     """Rows of our own form for a row of a table; [] for one that says nothing about any film.
 
     - ours: it has `file`
     - CheXpert: `Path`, `Frontal/Lateral`, `AP/PA`, `Sex`, `Age`, its 14 labels; the path names the split
+      (its test set has no more than paths and labels)
     - MIMIC-CXR-JPG: films by `dicom_id`, `subject_id`, `study_id`, with `ViewPosition` or `split`; studies by
       `subject_id`, `study_id` and the 14 labels, or by `study` with `findings` and `impression`
     - RSNA Pneumonia: `patientId` with `class` or `Target`
     - NIH ChestX-ray14: `Image Index`, `Finding Labels`, `Patient ID`, ...
-    - R2Gen's annotation.json, and lists like it: `image_path` (one or more), `report`, `split`
+    - R2Gen's annotation.json, and lists like it: `image_path` (one or more), `report`
+
+    Each may have a column `split`.
     """
     if "file" in row:
         return [dict(row)]
-    if "Path" in row and "Frontal/Lateral" in row:
-        return [_chexpert(row)]
+    said = _text(row, "split")
+    return [own if own.get("split") else own | {"split": said} for own in _translated(row)]
+
+
+def _translated(row: Row) -> list[OwnRow]:
+    if "Path" in row and ("Frontal/Lateral" in row or "Enlarged Cardiomediastinum" in row):
+        return _chexpert(row)
     if "Image Index" in row and "Finding Labels" in row:
         return [_nih(row)]
     if "patientId" in row and ("class" in row or "Target" in row):
@@ -69,7 +80,7 @@ def annotation_rows(content: object) -> list[Row]:
         ValueError: it is neither.
     """
     if isinstance(content, dict) and content and set(content) <= set(SPLITS):
-        lists = content
+        lists = {split: content.get(split, []) for split in SPLITS}
     elif isinstance(content, list):
         lists = {"": content}
     else:
@@ -111,23 +122,33 @@ def _with_headings(findings: str, impression: str) -> str:
     return "\n".join(heading + text for heading, text in parts if text)
 
 
-def _chexpert(row: Row) -> OwnRow:
+def listed_rows(lines: Iterable[str], split: str) -> Iterator[OwnRow]:
+    """Of a list of NIH ChestX-ray14's films, whose names begin with the patient."""
+    for name in filter(None, map(str.strip, lines)):
+        match = _NIH_NAME.fullmatch(name)
+        # As Data_Entry_2017.csv spells it.
+        yield {"file": name, "split": split, "patient": str(int(match[1])) if match else ""}
+
+
+def _chexpert(row: Row) -> list[OwnRow]:
     # CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg; the table lies in the first folder.
     path = PurePosixPath(_text(row, "Path"))
     parts = path.parts[1:] if path.parts and path.parts[0].lower().startswith("chexpert") else path.parts
     patient = next((part for part in parts if part.startswith("patient")), "")
     study = next((part for part in parts if part.startswith("study")), "")
-    view = "LATERAL" if _text(row, "Frontal/Lateral").lower() == "lateral" else _text(row, "AP/PA")
-    return {
-        "file": "/".join(parts),
+    is_lateral = _text(row, "Frontal/Lateral").lower() == "lateral" or "lateral" in "".join(parts[-1:])
+    known = {
         "patient": patient,
         "study": f"{patient}/{study}" if patient and study else "",
-        "view": view,
+        "view": "LATERAL" if is_lateral else _text(row, "AP/PA"),
         "sex": _text(row, "Sex"),
         "age": _text(row, "Age"),
         "split": parts[0] if parts and parts[0] in ("train", "valid", "test") else "",
         **_labels(row, _CHEXPERT_LABELS),
     }
+    # The training films of the full resolution come in folders of other names: batch 2 (train 1), ...
+    files = [parts, parts[1:]] if known["split"] == "train" else [parts]
+    return [{"file": "/".join(file), **known} for file in files]
 
 
 def _nih(row: Row) -> OwnRow:
@@ -163,7 +184,6 @@ def _mimic_films(row: Row) -> list[OwnRow]:
         "patient": _text(row, "subject_id"),
         "study": _text(row, "study_id"),
         "view": _text(row, "ViewPosition"),
-        "split": _text(row, "split"),
     }
     # The JPEG and the DICOM edition share their tables.
     return [{"file": f"{_text(row, 'dicom_id')}{suffix}", **known} for suffix in (".jpg", ".dcm")]
@@ -184,8 +204,7 @@ def _with_images(row: Row) -> list[OwnRow]:
     study = _text(row, "study_id") or _text(row, "id")
     # Without a patient, the films of one study are of one: they must not fall into different splits.
     patient = _text(row, "subject_id") or _text(row, "patient") or study
-    about = {"patient": patient, "study": study, "split": _text(row, "split")}
-    known = {**about, **_report(_text(row, "report"))}
+    known = {"patient": patient, "study": study, **_report(_text(row, "report"))}
     return [{"file": str(file), **known} for file in files]
 
 

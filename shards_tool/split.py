@@ -73,10 +73,10 @@ def split_again(
     BuildSettings(fractions=fractions)  # checks them
     source = read_manifest(root)
     workers = workers if workers is not None else cpu_count()
-    recorded: dict[str, object] = source["settings"] | {
+    kept = {name: value for name, value in source["settings"].items() if name != "splits"}
+    recorded: dict[str, object] = kept | {
         "fractions": list(fractions),
         "salt": salt,
-        "splits": "drawn",
         "split_from": file_sha256(root / MANIFEST),
     }
     with stopping_cleanly():

@@ -37,8 +37,10 @@ def test_chexpert(tmp_path: Path):
         "Path": "CheXpert-v1.0/valid/patient2/study1/v.jpg",
     }
     table = write_csv(tmp_path / "train.csv", row, lateral)
-    (file, said), (other, beside) = read_table(table)
+    (file, said), (full, same), (other, beside) = read_table(table)
     assert file == "train/patient00001/study2/view1_frontal.jpg" and other == "valid/patient2/study1/v.jpg"
+    # The full resolution's folder is called batch 2 (train 1) and the like.
+    assert full == "patient00001/study2/view1_frontal.jpg" and same == said
     assert said == MetaRow(
         patient="patient00001",
         study="patient00001/study2",
