@@ -98,7 +98,7 @@ def build_part(
     if not (key_file or default_key_file(out)).exists():
         raise ValueError(
             f"--part needs a key file that all parts share; make one with: "
-            f"openssl rand -hex 32 > {key_file or default_key_file(out)}"
+            f"(umask 077; openssl rand -hex 32 > {key_file or default_key_file(out)})"
         )
     name = f"{BUILD_FOLDER}/{_PART.format(number=number, count=count)}"
     request = _request(sources, out, settings, meta, exclude_from, key_file, workers, folder=name)

@@ -37,12 +37,12 @@ def load_key(key_file: Path | None, out: Path) -> bytes:
         write_whole(path, secrets.token_hex(32).encode() + b"\n", mode=0o600)
         log.warning("made a secret for the pseudonyms: %s (keep it, apart from the data set)", path)
     if not path.is_file():
-        raise ValueError(f"no key file {path}; make one with: openssl rand -hex 32 > {path}")
+        raise ValueError(f"no key file {path}; make one with: (umask 077; openssl rand -hex 32 > {path})")
     key = path.read_bytes().strip()
     if len(key) < MIN_KEY_CHARACTERS:
         raise ValueError(
             f"the key file {path} holds {len(key)} characters, at least {MIN_KEY_CHARACTERS} are needed; "
-            f"make one with: openssl rand -hex 32 > {path}"
+            f"make one with: (umask 077; openssl rand -hex 32 > {path})"
         )
     return key
 

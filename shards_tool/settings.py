@@ -49,7 +49,7 @@ class BuildSettings:
 
     duplicates: Literal["link", "drop", "keep"] = "link"
     """link drops films of the same pixels and keeps nearly equal ones together in one split; drop drops
-    those too; keep drops none, and keeps all of them together."""
+    those too; keep drops only files of the same bytes, and keeps all the others together."""
 
     def __post_init__(self) -> None:
         if not 64 <= self.side <= 8192 or self.side % CONTOUR_SCALE:

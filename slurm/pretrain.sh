@@ -2,7 +2,7 @@
 # Pretraining under Slurm, one task per GPU:
 #
 #   export XPT_DATA=/path/to/shards
-#   sbatch --nodes 8 --ntasks-per-node 8 --gpus-per-node 8 slurm/pretrain.sh [FLAGS OF xpt-train]
+#   sbatch --nodes 8 --ntasks-per-node 8 --gpus-per-node 8 slurm/pretrain.sh --train.micro_batch 16 [FLAGS OF xpt-train]
 #
 # It runs the same program as `deepspeed xpt/train.py`; ranks come from Slurm's variables. Near the time
 # limit, when preempted and when a rank dies, the job goes back into the queue and on from its last

@@ -1,13 +1,14 @@
 #!/bin/bash
 # Shards from a large archive under Slurm: a job array reads the films, one more job merges them.
 #
-#   openssl rand -hex 32 > SHARDS.key          # once: the secret of the pseudonyms
+#   (umask 077; openssl rand -hex 32 > SHARDS.key)      # once: the secret of the pseudonyms
 #   job=$(sbatch --parsable --array 1-16 slurm/shard.sh ARCHIVE --out SHARDS [OPTIONS OF xpt-shards build])
 #   sbatch --dependency "afterok:$job" slurm/shard.sh ARCHIVE --out SHARDS [THE SAME OPTIONS]
 #
 # As part of an array it reads one share of the films, otherwise it merges all shares; the result is
 # byte for byte that of `xpt-shards build` on one machine. ARCHIVE, SHARDS and the key must be on file
-# systems that all nodes see. A job that was killed goes on where it was with the same command.
+# systems that all nodes see. A job that was killed goes on where it was with the same command. Where a
+# share fails, the merge waits for good: scancel it, and submit both again.
 #SBATCH --job-name=xpt-shard
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=8

@@ -2,7 +2,7 @@
 
     xpt-doctor --preset vit_l_1280 --ds_config ds_configs/zero2.json --data.path SHARDS
     xpt-doctor --preset vit_l_1280 --ds_config ds_configs/zero2.json --device H100 --ranks 64
-    xpt-doctor --measured RUN ...       # with the rate that a run reached instead of an assumed one
+    xpt-doctor --measured RUN ...       # at the utilisation that a run reached instead of an assumed one
 
 It takes every flag of xpt-train, so that the command of a run becomes a question by its name alone. Exit
 status 1 where something that the run needs is broken or does not fit, 2 for flags that cannot be.

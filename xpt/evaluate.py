@@ -31,7 +31,7 @@ from xpt.evaluation.predictions import Predictions, read_predictions, write_pred
 from xpt.evaluation.scores import compared, scores_of
 from xpt.files import without_nan, write_atomically
 from xpt.metrics import interval
-from xpt.tasks.best import BEST, Trained, load_best, load_writer, read_best
+from xpt.tasks.best import BEST, Trained, TrainedWriter, load_trained, with_data
 from xpt.tasks.recognition import Labelled
 from xpt.training import distributed
 from xpt.training.batches import whole_frames
@@ -63,9 +63,7 @@ class Options:
 def main() -> None:
     set_up_logging(0)
     try:
-        options, rank = tyro.cli(Options, description=__doc__), distributed.start()
-        writes = (options.run / BEST).exists() and read_best(options.run)[0].task == "report"
-        (evaluate_writer if writes else evaluate)(options, rank)
+        evaluate(tyro.cli(Options, description=__doc__), distributed.start())
     except (ValueError, OSError, DataError) as error:
         log.error("%s", error)
         sys.exit(FAILED)
@@ -76,11 +74,14 @@ def main() -> None:
 def evaluate(options: Options, rank: Rank) -> dict[str, Any]:
     """Everything, on this process alone; returns what it wrote as JSON."""
     run = options.run
+    found = load_trained(run, rank.device) if (run / BEST).exists() else None
+    if isinstance(found, TrainedWriter):
+        return _evaluate_writer(options, found, rank)
     if options.protocol != "whole":
         raise ValueError("--protocol: of runs that write reports, and this one recognises findings")
     trained, splits = None, {}
-    if (run / BEST).exists():
-        trained = load_best(run, options.data, rank)
+    if found is not None:
+        trained = with_data(found, options.data)
         splits = {split.shards.split: split for split in trained.task.evaluated()}
         for name, split in splits.items():
             write_predictions(run / f"predictions-{name}.parquet", trained.predict(split, rank))
@@ -121,12 +122,11 @@ def evaluate(options: Options, rank: Rank) -> dict[str, Any]:
     return scores
 
 
-def evaluate_writer(options: Options, rank: Rank) -> dict[str, Any]:
-    """The same of a run that learned to write reports."""
+def _evaluate_writer(options: Options, trained: TrainedWriter, rank: Rank) -> dict[str, Any]:
     if options.against is not None or options.boxes is not None:
         raise ValueError("--against, --boxes: of recognition only, and this run writes reports")
     return evaluate_reports(
-        load_writer(options.run, rank.device),
+        trained,
         rank,
         data=options.data,
         protocol=options.protocol,

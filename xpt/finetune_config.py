@@ -17,7 +17,7 @@ class RecognitionConfig:
 
     protocol: Literal["full", "linear", "attentive", "logistic", "knn"] = "full"
     """`full`: all weights; `linear`, `attentive`: a head on the frozen encoder; `logistic`, `knn`: fitted
-    on features of whole frames, without training steps."""
+    on features, without training steps."""
     label_map: Literal["nih14", "chexpert", "mimic", "rsna", "phantom", "free"] = "nih14"
     """Names that the shards' labels may have, and what is learned of them (`xpt/data/labels.py`)."""
     findings: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ FINETUNING = TrainConfig(
     warmup_images=100_000,
     betas=(0.9, 0.999),
     eval_images=50_000,
-    eval_films=100_000,
+    eval_films=4_000,
     checkpoint_images=50_000,
 )
 
@@ -174,7 +174,7 @@ def vit_b_512() -> FinetuneConfig:
 
 
 def vit_l_1280() -> FinetuneConfig:
-    """ViT-L at 1280 pixels, 6,400 tokens; recomputes its blocks, to fit a GPU of 80 GB."""
+    """ViT-L at 1280 pixels, 6,400 tokens; recomputes its blocks, so that small GPUs do."""
     train = dataclasses.replace(FINETUNING, micro_batch=4)
     return FinetuneConfig(model=EncoderConfig(activation_checkpointing="blocks"), train=train)
 

@@ -40,7 +40,7 @@ class ReportConfig:
     dropout: float = 0.1
     language_model: str = ""
     """Folder of a Hugging Face causal language model that takes the decoder's place, with its own tokenizer;
-    needs `pip install 'xpt[language-model]'`."""
+    needs `pip install -e '.[language-model]'`."""
     is_frozen: bool = False
     """The encoder stays as it was loaded."""
     layer_decay: float = 0.75

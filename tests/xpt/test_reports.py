@@ -116,7 +116,7 @@ def test_the_text_is_read_from_the_image(whole: Path, rank, tmp_path: Path, monk
     config = from_json(best["config"])
     assert as_json(config) == json.loads((whole / "config.json").read_text())["config"]
 
-    found = evaluate.evaluate_writer(evaluate.Options(run=whole, protocol="r2gen", examples=1), rank)
+    found = evaluate.evaluate(evaluate.Options(run=whole, protocol="r2gen", examples=1), rank)
     assert found["section"] == "impression"
     for language in ("en", "zh"):
         content = found["languages"][language]

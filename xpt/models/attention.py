@@ -43,8 +43,8 @@ def attention_function(backend: Backend) -> AttentionFunction:
     except ImportError as error:
         raise ValueError(
             "model.attention flash_attn: the package flash-attn cannot be imported "
-            f"({error}). Install it with `pip install 'xpt[flash]'` (Ampere and later, needs nvcc) or "
-            "`pip install 'xpt[fa4]'` (Hopper and Blackwell), or set --model.attention sdpa."
+            f"({error}). Install it with `pip install -e '.[flash]'` (Ampere and later, needs nvcc) or "
+            "`pip install -e '.[fa4]'` (Hopper and Blackwell), or set --model.attention sdpa."
         ) from error
 
     def flash_4(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

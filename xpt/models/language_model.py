@@ -39,7 +39,7 @@ class LanguageModelDecoder(nn.Module):
         try:
             from transformers import AutoModelForCausalLM
         except ImportError as error:
-            raise ValueError("--report.language_model needs: pip install 'xpt[language-model]'") from error
+            raise ValueError("--report.language_model needs: pip install -e '.[language-model]'") from error
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"--report.language_model {folder}: no config.json; wanted one that save_pretrained wrote"

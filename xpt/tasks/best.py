@@ -106,14 +106,8 @@ def _writer(
     )
 
 
-def load_best(run: Path, data: str, rank: Rank) -> Trained:
-    """The model of `RUN/best.pt`; `data` is the folder of shards, "" for that of the run.
-
-    Raises ValueError where there is none, where it is damaged, or where its data set is gone.
-    """
-    found = load_trained(run, rank.device)
-    if not isinstance(found, TrainedClassifier):
-        raise ValueError(f"{run}: a run of the task report; wanted one of: xpt-finetune --task recognition")
+def with_data(found: TrainedClassifier, data: str) -> Trained:
+    """`data` is the folder of shards, "" for that of the run. Raises ValueError where it is gone."""
     root = Path(data or found.config.data.path)
     task = Recognition(found.config, open_shards(root, "train"), open_shards(root, "val"))
     return Trained(config=found.config, task=task, model=found.model)

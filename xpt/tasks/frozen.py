@@ -1,4 +1,4 @@
-"""Probes without training steps: features of whole frames, then neighbours or logistic regression.
+"""Probes without training steps: features as validation shows the films, neighbours or logistic regression.
 
 Shape suffixes: N films of a split, D width.
 """

@@ -272,7 +272,7 @@ REMEDIES = {
     "driver": "ask the administrator: `nvidia-smi` must list the GPUs",
     "CUDA": "install a driver as new as the CUDA version that PyTorch was built for, or an older PyTorch",
     "NCCL": "run with NCCL_DEBUG=INFO and read its first warning; on one node NCCL_P2P_DISABLE=1 tells more",
-    "flash-attn": "pip install 'xpt[flash]' or 'xpt[fa4]', or set --model.attention sdpa",
+    "flash-attn": "pip install -e '.[flash]' or '.[fa4]', or set --model.attention sdpa",
     "Slurm": "ask the administrator: `scontrol ping` must answer UP on this machine",
 }
 
