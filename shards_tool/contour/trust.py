@@ -2,7 +2,7 @@
 
 The certainty is in units of IoU: how much of the chest region stays the same whether the lungs are cut out at
 a probability of 0.25 or of 0.75, whether it is their hull or the network's own map of the hull, and (where
-these leave doubt) whether the film is looked at in a mirror. The least of the three counts.
+these leave doubt) whether the chest is looked at closer, and in a mirror. The least of the three counts.
 """
 
 from dataclasses import dataclass

@@ -56,6 +56,28 @@ def test_a_film_that_lies_or_is_a_negative_gets_the_same_chest(
         assert chest_iou(truth, contour) > 0.92
 
 
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("is_negative", [False, True])
+def test_a_closer_look_finds_the_same_chest_at_twice_the_resolution(
+    phantoms: list[Film], turns: int, is_negative: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Of films that lie or are negatives, too; the window that it looks through is set back to its place."""
+    finder = contour_finder("network")
+    for film in phantoms[:3]:
+        pixels, truth = np.rot90(film.pixels << 4, turns), np.rot90(film.chest, turns)
+        pixels = np.invert(pixels) if is_negative else pixels
+        found = {}
+        for sure in (0.0, 2.0):
+            monkeypatch.setattr("shards_tool.contour.finder._SURE", sure)
+            found[sure] = finder(pixels, PATH)
+        once, closer = found.values()
+        assert closer.mask_hw.shape == tuple(2 * n for n in once.mask_hw.shape)
+        assert closer.orientation == once.orientation == ORIENTATIONS[turns]
+        assert chest_iou(truth, closer) > 0.95
+        assert iou(mask_of(once, pixels) >= 128, mask_of(closer, pixels) >= 128) > 0.97
+        assert closer.certainty is not None and closer.certainty > 0.9
+
+
 def test_the_size_and_depth_of_a_film_hardly_matter(phantoms: list[Film]):
     finder, film = contour_finder("network"), phantoms[0]
     wide = film.pixels << 4

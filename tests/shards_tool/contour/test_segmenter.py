@@ -28,6 +28,21 @@ def test_another_model_finds_what_it_is_made_for(tmp_path: Path):
     assert (mask_HW[110:290, 140:160] == 128).all()
 
 
+def test_a_closer_look_sees_more_than_the_whole_film_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A small chest in a large film, and a network of 64 pixels: an edge moves by no pixel of its own."""
+    pixels = np.full((1000, 1000), 200, np.uint8)
+    pixels[301:698, 303:451] = pixels[301:698, 545:693] = 10
+    finder = contour_finder(f"onnx:{save_model(tmp_path / 'dark.onnx')}")
+    wrong = []
+    for sure in (0.0, 2.0):
+        monkeypatch.setattr("shards_tool.contour.finder._SURE", sure)
+        contour = finder(pixels, PurePosixPath("x.png"))
+        assert contour.method == "network"
+        wrong.append(np.count_nonzero((full_mask(contour.mask_hw, 1000, 1000) == 255) != (pixels == 10)))
+    once, closer = wrong
+    assert closer < 0.6 * once, wrong
+
+
 def test_the_network_sees_the_film_letterboxed_and_stretched(tmp_path: Path):
     segment = Segmenter(save_model(tmp_path / "dark.onnx"))
     canvas, box = segment.canvas_of(film().astype(np.uint16) * 50)
