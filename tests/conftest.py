@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ CXR = ROOT.parent / "shared" / "cxr"
 
 # Test processes run beside each other: one thread each keeps them from starving one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A script's `make test &` starts with Ctrl-C ignored, and so would every program that is started here.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
