@@ -22,7 +22,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 #
 #   0       done
 #   2       refused by all ranks, with a message that says what to mend: starting again would not help
-#   others  refused by one rank alone (srun then gives the status of those that it had to kill), stopped on a signal (75), killed, or lost with their node: back into the queue, unless the
+#   others  refused by one rank alone (srun then gives the status of those that it had to kill), stopped on
+#           a signal (75), killed, or lost with their node: back into the queue, unless the
 #           job was cancelled or has been restarted XPT_MAX_RESTARTS times
 run_to_the_end() {
     local first step status state attempt

@@ -71,7 +71,7 @@ class NetworkFinder:
         wide = _mapped(seen, lambda values: _resized(values, height, width))
         close = _mapped(found, placed)
         both = _regions(_mean(wide, close))
-        agreed = iou(_regions(wide).chest, _regions(close).chest)
+        agreed = iou(first.chest, _regions(_mapped(close, _every_other)).chest)
         return replace(both, certainty=min(both.certainty, agreed))
 
     def _look(self, canvas: Map, box: Box, seen: Found, *, mirror: bool) -> Found:
@@ -98,6 +98,10 @@ def _window(chest: Mask, shape: tuple[int, ...]) -> tuple[slice, slice]:
         more = _AROUND * (last - first)
         slices.append(slice(max(0, int((first - more) * size)), min(size, int((last + more) * size))))
     return slices[0], slices[1]
+
+
+def _every_other(values: Map) -> Map:
+    return np.ascontiguousarray(values[1::2, 1::2])
 
 
 def _resized(values: Map, height: int, width: int) -> Map:

@@ -66,8 +66,10 @@ def doubt_about(regions: Regions) -> str:
     if chest > _SHARE_OF_FILM[1] * area:
         return "the chest fills the film"
     height, width = regions.chest.shape
-    moments = cv2.moments(regions.chest, binaryImage=True)
-    row, column = moments["m01"] / chest, moments["m10"] / chest
+    row, column = (
+        float(np.arange(size) @ regions.chest.sum(axis=1 - axis, dtype=np.int64)) / chest
+        for axis, size in enumerate((height, width))
+    )
     if abs(row / height - 0.5) > _FARTHEST or abs(column / width - 0.5) > _FARTHEST:
         return "the chest is at the film's edge"
     share = int(np.count_nonzero(regions.lung)) / chest
