@@ -30,8 +30,6 @@ _NIH_LABELS = (
 _RSNA_CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _MAX_REPORT_BYTES = 2**20
-
-
 _NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
 
 

@@ -35,9 +35,10 @@ class NetworkFinder:
         seen = self._segment(canvas)
         if seen.turn or seen.is_negative:
             seen = self._look(canvas, box, seen, mirror=False)
-        regions = _regions(_cropped(seen, box))
+        seen = _cropped(seen, box)
+        regions = _regions(seen)
         if regions.certainty < _SURE and doubt_about(regions) in ("", UNCERTAIN):
-            regions = self._closer(pixels_HW, _cropped(seen, box), regions)
+            regions = self._closer(pixels_HW, seen, regions)
         certainty = round(regions.certainty, 4)
         doubt = doubt_about(regions)
         if doubt in ("", UNCERTAIN) and _is_lateral(thumbnail(pixels_HW), seen.turn, regions):

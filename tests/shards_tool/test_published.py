@@ -68,22 +68,18 @@ def test_of_two_tables_that_place_a_film_the_stricter_holds(tmp_path: Path):
     films(tmp_path, "a", "b")
     one = table(tmp_path / "one.csv", a=("1", "test"), b=("2", "train"))
     other = table(tmp_path / "other.csv", a=("1", "train"), b=("2", "val"))
-    key = write_key(tmp_path / "key")
-    for number, meta in enumerate(([one, other], [other, one])):
-        data = tmp_path / f"data{number}"
-        build([tmp_path / "archive"], data, PUBLISHED, meta=meta, key_file=key, workers=0)
-        assert sorted(row["split"] for row in records_of(data).values()) == ["test", "val"]
     listed = [{"image_path": "a.png", "report": "Clear."}]
-    (tmp_path / "annotation.json").write_text(json.dumps({"test": listed, "train": listed}))
-    build(
-        [tmp_path / "archive"],
-        tmp_path / "json",
-        PUBLISHED,
-        meta=[tmp_path / "annotation.json"],
-        key_file=key,
-        workers=0,
-    )
-    assert sorted(row["split"] for row in records_of(tmp_path / "json").values()) == ["test", "train"]
+    annotation = tmp_path / "annotation.json"
+    annotation.write_text(json.dumps({"test": listed, "train": listed}))
+    key = write_key(tmp_path / "key")
+    for name, meta, splits in (
+        ("one first", [one, other], ["test", "val"]),
+        ("other first", [other, one], ["test", "val"]),
+        ("within one", [annotation], ["test", "train"]),
+    ):
+        data = tmp_path / name
+        build([tmp_path / "archive"], data, PUBLISHED, meta=meta, key_file=key, workers=0)
+        assert sorted(row["split"] for row in records_of(data).values()) == splits
 
 
 @pytest.mark.parametrize("duplicates", ["link", "drop", "keep"])
